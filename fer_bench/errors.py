@@ -1,0 +1,5 @@
+"""The one exception that means "the user can mend this": its text is the single line that people see."""
+
+
+class UserError(Exception):
+    """A mistake in a file, an option or a setting; the message names the place, what was found and what to do."""
