@@ -1,0 +1,144 @@
+"""Batch in, batch out: per-sample random changes of training images, and the fixed views of test images.
+
+Everything works on gray images (B, 1, S, S) in [0, 1] at the native side, before upscaling, which is cheaper than
+warping upscaled images. Each random function takes its generator; nothing here touches a global one.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer_bench.config import Augment
+
+PASSES = {"none": 1, "flip": 2}
+"""Forward passes an image of each view set. none: the image; flip: the image and its mirror, weights 1/2 and 1/2."""
+
+
+def uniform(n: int, low: float, high: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw ``n`` numbers from [low, high) on the generator's device and hand them over to ``device``; (n,)."""
+    drawn = torch.rand(n, generator=generator, device=generator.device)
+    return (low + (high - low) * drawn).to(device, non_blocking=True)
+
+
+def augment(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
+    """Change each image of ``x`` (B, 1, S, S) by its own draw; brightness, contrast and erasing come after the warp."""
+    x = warp(x, how, generator)
+    if how.brightness or how.contrast:
+        x = shade(x, how.brightness, how.contrast, generator)
+    return erase(x, how.erase, generator) if how.erase else x
+
+
+def warp(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
+    """Mirror, rotate, scale and shift each image at once, bilinear, outside filled with the nearest edge pixel.
+
+    Args:
+        x: (B, 1, S, S).
+        how: ``flip`` a probability, ``rotate`` in degrees, ``scale`` and ``shift`` as fractions.
+        generator: the source of the draws.
+    """
+    n, device = len(x), x.device
+    sign = torch.where(uniform(n, 0, 1, generator, device) < how.flip, -1.0, 1.0)
+    if not (how.shift or how.rotate or how.scale):
+        return torch.where(sign.view(-1, 1, 1, 1) < 0, x.flip(-1), x)
+    angle = uniform(n, -how.rotate, how.rotate, generator, device) * (math.pi / 180)
+    zoom = 1 / (1 + uniform(n, -how.scale, how.scale, generator, device))
+    shift = 2 * torch.stack([uniform(n, -how.shift, how.shift, generator, device) for _ in range(2)], dim=1)
+    cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
+    rows = torch.stack([sign * cos, -sign * sin, sin, cos], dim=1).view(n, 2, 2)
+    matrix = torch.cat([rows, shift.unsqueeze(2)], dim=2)  # (B, 2, 3)
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def shade(x: Tensor, brightness: float, contrast: float, generator: torch.Generator) -> Tensor:
+    """Scale each image about its own mean by 1 +- ``contrast``, add +- ``brightness``, clip to [0, 1]."""
+    n, shape = len(x), (-1, 1, 1, 1)
+    factor = 1 + uniform(n, -contrast, contrast, generator, x.device).view(shape)
+    offset = uniform(n, -brightness, brightness, generator, x.device).view(shape)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return ((x - mean) * factor + mean + offset).clamp(0, 1)
+
+
+def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Fill one rectangle of each chosen image with that image's mean (random erasing, arXiv 1708.04896).
+
+    Its area is 2 to 25 % of the image, its height to width ratio 0.3 to 3.3.
+    """
+    n, side, device = len(x), x.shape[-1], x.device
+    area = uniform(n, 0.02, 0.25, generator, device)
+    ratio = torch.exp(uniform(n, math.log(0.3), math.log(3.3), generator, device))
+    chosen = uniform(n, 0, 1, generator, device) < probability
+    inside = [
+        _span(size.clamp(max=1), uniform(n, 0, 1, generator, device), side)
+        for size in (torch.sqrt(area * ratio), torch.sqrt(area / ratio))
+    ]
+    mask = inside[0].unsqueeze(2) & inside[1].unsqueeze(1) & chosen.view(-1, 1, 1)  # (B, S, S)
+    return torch.where(mask.unsqueeze(1), x.mean(dim=(1, 2, 3), keepdim=True), x)
+
+
+def _span(length: Tensor, place: Tensor, side: int) -> Tensor:
+    """Pixels whose centre lies in [start, start + length), where start = place * (1 - length); (B, side) bool."""
+    start = (place * (1 - length)).unsqueeze(1)
+    centre = (torch.arange(side, device=length.device) + 0.5) / side
+    return (centre >= start) & (centre < start + length.unsqueeze(1))
+
+
+def mix(x: Tensor, target: Tensor, mixup: float, cutmix: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mix each image with another one of the batch (mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899).
+
+    Args:
+        x: (B, C, S, S).
+        target: class shares (B, K).
+        mixup: alpha of Beta(alpha, alpha) for the mixing share, 0 is off.
+        cutmix: the same for pasting a rectangle; with both on, each batch uses either at even odds.
+        generator: the source of the draws.
+    """
+    partner = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+    use_cutmix = cutmix > 0 and (mixup == 0 or _number(generator) < 0.5)
+    share = _beta(cutmix if use_cutmix else mixup, generator)
+    if not use_cutmix:
+        mixed = share * x + (1 - share) * x[partner]
+    else:
+        top, bottom, left, right = _rectangle(x.shape[-1], 1 - share, generator)
+        mixed = x.clone()
+        mixed[:, :, top:bottom, left:right] = x[partner, :, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / x.shape[-1] ** 2
+    return mixed, share * target + (1 - share) * target[partner]
+
+
+def _rectangle(side: int, area: float, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """A square of ``area`` (a share of the image) about a random centre, cut off at the edges, in pixels."""
+    half = side * math.sqrt(area) / 2
+    edges = []
+    for _ in range(2):
+        centre = _number(generator) * side
+        edges += [max(0, round(centre - half)), min(side, round(centre + half))]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def _number(generator: torch.Generator) -> float:
+    """One number from [0, 1); needs a generator on the CPU, so that nothing waits for a device."""
+    return float(torch.rand((), generator=generator, device=generator.device))
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """One draw from Beta(alpha, alpha), as the ratio of two Gamma draws."""
+    shape = torch.full((2,), alpha, dtype=torch.float64)
+    first, second = torch._standard_gamma(shape, generator=generator).tolist()
+    return first / (first + second) if first + second > 0 else 0.5
+
+
+def views(x: Tensor, name: str) -> Sequence[tuple[float, Tensor]]:
+    """The weighted views of a view set for ``x`` (B, C, S, S); the weights sum to 1.
+
+    Raises:
+        ValueError: for a view set that does not exist.
+    """
+    if name == "none":
+        return [(1.0, x)]
+    if name == "flip":
+        return [(0.5, x), (0.5, x.flip(-1))]
+    raise ValueError(f"unknown view set {name!r}; known: {', '.join(PASSES)}")

@@ -1,0 +1,255 @@
+"""Suite YAML -> frozen models.
+
+A suite asks the questions: which members (a member is a fully resolved configuration), which seeds, which ensembles.
+Unknown and duplicate keys are refused with their path. A member without its name, as ``identity_of`` gives it, is
+part of a run's identity: two members that train alike share records, and a changed setting is another run. A key that
+is added later must have a neutral default and be left out of the identity while it holds that default.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fer_bench.errors import UserError
+
+PROTOCOL = "fer2013-v1"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=NAME, max_length=60)]
+View = Literal["none", "flip"]
+
+
+class Frozen(BaseModel):
+    """A fact that never changes after reading; keys that it does not know are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Augment(Frozen):
+    """Random changes of a training image, each drawn anew for every image of every batch."""
+
+    flip: Fraction = Field(0.5, description="probability of a left-right mirror")
+    shift: Fraction = Field(0.0, description="largest shift in x and in y, as a fraction of the side")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="largest rotation, degrees")
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="largest relative change of size")
+    brightness: Fraction = Field(0.0, description="largest change of brightness, of the full range")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="largest relative change of contrast")
+    erase: Fraction = Field(0.0, description="probability of filling one random rectangle with the mean gray")
+
+
+class Train(Frozen):
+    """How a network is fitted. Step counts follow from the data: ``epochs`` times the full batches of an epoch."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 (else fp16) on CUDA; on the CPU the faster of fp32 and bf16 for the network"
+    )
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="sgd has Nesterov momentum")
+    lr: Positive = Field(1e-3, description="peak learning rate of the last layer")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
+    weight_decay: NotNegative = Field(0.05, description="not applied to biases and normalisation layers")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="learning-rate factor a layer downwards")
+    schedule: Literal["onecycle", "cosine", "constant"] = Field(
+        "onecycle", description="onecycle: cosine up over the warm-up, cosine down; cosine: linear warm-up"
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.25, description="share of all steps")
+    final_lr: Fraction = Field(1e-3, description="learning rate of the last step, as a share of the peak")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "sqrt", "balanced"] = Field(
+        "none", description="balanced: inverse class frequency; sqrt: its square root"
+    )
+    mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution, 0 is off")
+    cutmix: NotNegative = Field(0.0, description="alpha of the Beta distribution, 0 is off; with mixup, either at even odds")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights, 0 is off")
+    clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
+
+
+class Member(Frozen):
+    """One network with everything that decides its weights and its probabilities."""
+
+    name: Name
+    backbone: Annotated[str, Field(min_length=1)] = Field(
+        description="a timm name, torchvision:NAME, baseline:mlp or baseline:cnn"
+    )
+    pretrained: bool = True
+    weights: str | None = Field(None, description="a .pth or .safetensors file; default: installed package, then hub")
+    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(48, description="side in pixels after upscaling")
+    options: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="handed to the network's constructor, e.g. drop_rate"
+    )
+    train: Train = Train()
+    augment: Augment = Augment()
+    views: tuple[View, ...] = Field(("none", "flip"), description="view sets to store; the last one is the headline")
+
+    @field_validator("views")
+    @classmethod
+    def _views_once(cls, views: tuple[View, ...]) -> tuple[View, ...]:
+        if not views or len(set(views)) != len(views):
+            raise ValueError("must name each view set once, and at least one")
+        return views
+
+    @model_validator(mode="after")
+    def _baselines_have_no_weights(self) -> "Member":
+        if self.backbone.startswith("baseline:") and (self.pretrained or self.weights):
+            raise ValueError(f"{self.backbone} has no pretrained weights: set pretrained: false")
+        if self.weights and not self.pretrained:
+            raise ValueError("weights: is given, so pretrained: must be true")
+        return self
+
+
+class Ensemble(Frozen):
+    """A vote over members named in advance; every seed of a member takes part."""
+
+    name: Name
+    method: Literal["soft-vote"] = "soft-vote"
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    views: tuple[View, ...] = ("none", "flip")
+
+
+class Suite(Frozen):
+    """The questions of one YAML file."""
+
+    suite: Name
+    data: Literal["fer2013", "toyfaces"] = "fer2013"
+    protocol: Literal["fer2013-v1"] = "fer2013-v1"
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
+    defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    ensembles: tuple[Ensemble, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Suite":
+        names = [row.name for row in (*self.members, *self.ensembles)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {twice[0]!r} is used twice")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: must differ")
+        members = {member.name: member for member in self.members}
+        for ensemble in self.ensembles:
+            _check_ensemble(ensemble, members)
+        return self
+
+
+def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
+    for name in ensemble.members:
+        if name not in members:
+            raise ValueError(f"ensemble {ensemble.name!r}: no member is called {name!r}; there are {', '.join(members)}")
+        lacking = set(ensemble.views) - set(members[name].views)
+        if lacking:
+            raise ValueError(f"ensemble {ensemble.name!r}: member {name!r} stores no view set {sorted(lacking)[0]!r}")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number and refuses duplicate keys."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise UserError(f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: the key {key!r} stands twice")
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load_suite(path: Path) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        UserError: one line with the file, the key path, what was found and what is expected.
+    """
+    raw = _read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a suite is a mapping with keys such as suite, data, members; found {type(raw).__name__}")
+    defaults = raw.get("defaults") or {}
+    if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
+        raw = raw | {"members": [_merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
+    try:
+        return Suite.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_problem(error)}") from None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = _Loader(text)
+        loader.name = str(path)
+        return loader.get_single_data()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the suites that come with the project are in suites/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}") from None
+
+
+def _merge(below: dict, above: dict) -> dict:
+    """Lay ``above`` over ``below``, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key{_near(first['loc'])}"
+    elif not isinstance(first["input"], dict) and first["type"] != "value_error":
+        message = f"{message}, found {first['input']!r}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return (f"{path}: " if path else "") + message + more
+
+
+def _near(location: tuple[int | str, ...]) -> str:
+    import difflib
+
+    model = {"train": Train, "augment": Augment, "members": Member, "ensembles": Ensemble}
+    section = next((model[str(part)] for part in reversed(location[:-1]) if str(part) in model), Suite)
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def identity_of(member: Member) -> dict[str, Any]:
+    """The member as it enters a run's identity: every resolved setting but its name and the path of its weights.
+
+    The weights themselves enter by their SHA-256, so the same file at another place is the same run.
+    """
+    return member.model_dump(mode="json", exclude={"name", "weights"})
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of suite files, for editors.
+
+    Members may leave out what ``defaults`` gives, so only their name is required.
+    """
+    found = Suite.model_json_schema()
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    found["title"] = "fer-bench suite"
+    found["$defs"]["Member"]["required"] = ["name"]
+    defaults = {key: value for key, value in found["$defs"]["Member"]["properties"].items() if key != "name"}
+    found["properties"]["defaults"] = {"type": "object", "additionalProperties": False, "properties": defaults}
+    return found
