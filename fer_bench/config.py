@@ -66,7 +66,9 @@ class Train(Frozen):
         "none", description="balanced: inverse class frequency; sqrt: its square root"
     )
     mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution, 0 is off")
-    cutmix: NotNegative = Field(0.0, description="alpha of the Beta distribution, 0 is off; with mixup, either at even odds")
+    cutmix: NotNegative = Field(
+        0.0, description="alpha of the Beta distribution, 0 is off; with mixup, either at even odds"
+    )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights, 0 is off")
     clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
 
@@ -141,7 +143,9 @@ class Suite(Frozen):
 def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
     for name in ensemble.members:
         if name not in members:
-            raise ValueError(f"ensemble {ensemble.name!r}: no member is called {name!r}; there are {', '.join(members)}")
+            raise ValueError(
+                f"ensemble {ensemble.name!r}: no member is called {name!r}; there are {', '.join(members)}"
+            )
         lacking = set(ensemble.views) - set(members[name].views)
         if lacking:
             raise ValueError(f"ensemble {ensemble.name!r}: member {name!r} stores no view set {sorted(lacking)[0]!r}")
@@ -175,7 +179,9 @@ def load_suite(path: Path) -> Suite:
     """
     raw = _read_yaml(path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a suite is a mapping with keys such as suite, data, members; found {type(raw).__name__}")
+        raise UserError(
+            f"{path}: a suite is a mapping with keys such as suite, data, members; found {type(raw).__name__}"
+        )
     defaults = raw.get("defaults") or {}
     if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
         raw = raw | {"members": [_merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}

@@ -8,6 +8,7 @@ installed weight package, else from the hub.
 import difflib
 import importlib.util
 import inspect
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class BaselineCNN(nn.Module):
         super().__init__()
         self.conv_activation, self.dense_activation = ACTIVATIONS[conv_activation], ACTIVATIONS[dense_activation]
         filters = (1, 128, 128, 64, 64)
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in zip(filters, filters[1:], strict=False))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(filters))
         for _ in range(3):
             side = (side - 2) // 2
         self.dense = nn.Linear(64 * (side - 2) ** 2, 64)
@@ -171,7 +172,9 @@ def _fetch_timm(backbone: str) -> Weights:
 
     config = timm.models.get_pretrained_cfg(backbone)
     if config is None or not (config.hf_hub_id or config.url):
-        raise UserError(f"{backbone}: timm has no pretrained weights for it; set weights: to a file, or pretrained: false")
+        raise UserError(
+            f"{backbone}: timm has no pretrained weights for it; set weights: to a file, or pretrained: false"
+        )
     if config.hf_hub_id:
         from huggingface_hub import hf_hub_download
 
@@ -266,13 +269,26 @@ def _timm(member: Member, weights: Weights | None) -> Network:
 
 
 def _timm_from_file(name: str, weights: Weights, options: dict[str, Any]) -> nn.Module:
+    """Build twice from one seed, with and without the file, since timm skips what does not fit without a word."""
     import timm
 
     overlay = {"file": str(weights.path)}
-    try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=CLASSES, **options)
-    except RuntimeError as error:
-        raise UserError(f"weights: {weights.path} does not fit {name} ({str(error).splitlines()[0]})") from error
+    built = []
+    for loads in ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay}):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                built.append(timm.create_model(name, num_classes=CLASSES, **loads, **options))
+            except RuntimeError as error:
+                raise UserError(
+                    f"weights: {weights.path} does not fit {name} ({str(error).splitlines()[0]})"
+                ) from error
+    before, after = (module.state_dict() for module in built)
+    matrices = [key for key, value in after.items() if value.ndim > 1]
+    same = [key for key in matrices if torch.equal(before[key], after[key])]
+    if len(same) > len(matrices) / 2:
+        raise UserError(f"weights: {weights.path} does not fit {name}: it lacks {len(same)} tensors, such as {same[0]}")
+    return built[1]
 
 
 def _load_in_order(module: nn.Module, weights: Weights) -> None:
@@ -282,7 +298,9 @@ def _load_in_order(module: nn.Module, weights: Weights) -> None:
         raise UserError(f"{weights.origin}: holds {len(theirs)} tensors, the network {len(own)}; another version?")
     for name, tensor in list(zip(own, theirs, strict=True))[:-2]:
         if own[name].shape != tensor.shape:
-            raise UserError(f"{weights.origin}: tensor {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+            raise UserError(
+                f"{weights.origin}: tensor {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+            )
         own[name].copy_(tensor)
 
 
@@ -335,7 +353,9 @@ def probe(network: Network, backbone: str) -> None:
             shape = tuple(network.module.eval()(blank).shape)
     except Exception as error:  # any failure inside a network means the same: it cannot take this side
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise UserError(f"{backbone}: fails on a {network.side} px image ({reason}); try a larger image_size") from error
+        raise UserError(
+            f"{backbone}: fails on a {network.side} px image ({reason}); try a larger image_size"
+        ) from error
     finally:
         network.module.train(was_training)
     if shape != (1, CLASSES):

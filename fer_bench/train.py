@@ -11,7 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,8 @@ class Progress:
     loss: Callable[[], float]
     images_per_second: float
     seconds_left: float
+    entry: dict[str, float] | None = None
+    """The history's line of an epoch that has just ended."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,10 @@ def fit(
         torch.OutOfMemoryError: not even two images at a time fit.
     """
     state = _start(job, engine)
-    if checkpoint is not None and checkpoint.is_file():
-        restore(state, checkpoint)
+    if checkpoint is not None:
+        held = load_checkpoint(checkpoint, engine.device)
+        if held is not None:
+            restore(state, held)
     data = torch.from_numpy(job.images).to(engine.device), torch.from_numpy(job.labels).to(engine.device)
     weight = torch.from_numpy(class_weights(job.labels, job.member.train.class_weights)).to(engine.device)
     try:
@@ -283,9 +287,11 @@ def _epoch(
         if checkpoint is not None and now - saved > CHECKPOINT_SECONDS:
             save(state, checkpoint)
             saved = last = time.monotonic()
-    _close_epoch(job, engine, state)
+    where = _progress(job, state)
+    entry = _close_epoch(job, engine, state)
     if checkpoint is not None:
         save(state, checkpoint)
+    report(replace(where, entry=entry))
 
 
 def _step(state: State, engine: Engine, x: Tensor, target: Tensor, weight: Tensor, train: Train) -> None:
@@ -311,9 +317,7 @@ def _step(state: State, engine: Engine, x: Tensor, target: Tensor, weight: Tenso
     state.loss_sum = state.loss_sum + torch.where(finite, loss, torch.zeros_like(loss))
 
 
-def _backward(
-    state: State, engine: Engine, x: Tensor, target: Tensor, weight: Tensor, smoothing: float
-) -> Tensor:
+def _backward(state: State, engine: Engine, x: Tensor, target: Tensor, weight: Tensor, smoothing: float) -> Tensor:
     """Add up the gradients of the batch's mean loss; returns that loss, a scalar on the device."""
     total = torch.zeros((), device=x.device)
     for part, share in zip(x.split(state.micro_batch), target.split(state.micro_batch), strict=True):
@@ -339,7 +343,7 @@ def _progress(job: Job, state: State) -> Progress:
     return Progress(state.epoch + 1, epochs, steps, job.steps, lambda: float(loss_sum) / steps, speed, left)
 
 
-def _close_epoch(job: Job, engine: Engine, state: State) -> None:
+def _close_epoch(job: Job, engine: Engine, state: State) -> dict[str, float]:
     """Validate the weights that would be scored, for the history alone: no epoch is ever picked."""
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
@@ -359,6 +363,7 @@ def _close_epoch(job: Job, engine: Engine, state: State) -> None:
     }
     state.history.append(entry)
     state.step, state.epoch_seconds, state.loss_sum = 0, 0.0, torch.zeros_like(state.loss_sum)
+    return entry
 
 
 def save(state: State, path: Path) -> None:
@@ -378,9 +383,18 @@ def save(state: State, path: Path) -> None:
 _PLAIN = ("micro_batch", "loss_sum", "bad_steps", "epoch", "step", "seconds", "epoch_seconds", "history")
 
 
-def restore(state: State, path: Path) -> None:
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """A checkpoint's values; None where there is none, or where the file is damaged and a new start is the remedy."""
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # a damaged file can fail in any part of the reader
+        return None
+
+
+def restore(state: State, held: dict[str, Any]) -> None:
     """Put a checkpoint's values into ``state``."""
-    held = torch.load(path, map_location=state.loss_sum.device, weights_only=True)
     state.module.load_state_dict(held["module"])
     if state.ema is not None:
         state.ema.module.load_state_dict(held["ema"])

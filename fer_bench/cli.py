@@ -1,0 +1,289 @@
+"""The commands. Results go to stdout, all else to stderr; nothing heavy is imported before it is needed."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fer_bench import __version__
+from fer_bench.errors import UserError
+
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+app = typer.Typer(
+    help="Fine-tune, compare and combine image classifiers on FER2013, and render an honest leaderboard.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at data before using it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="a suite file, such as suites/quick.yaml")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="FER_BENCH_DATA_DIR",
+        help="FER2013: torchvision's layout, a folder with the CSV or with train/ and test/, or the CSV itself",
+    ),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="checkpoints, weights and private boards")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+Board = Annotated[Path, typer.Option("--board", help="the folder that holds results/ and predictions/")]
+Offline = Annotated[bool, typer.Option("--offline", help="never ask a hub: fail at once where weights are not local")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="drop rows that break the format; records say so")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fer-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")] = False,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = None,
+) -> None:
+    os.environ["FER_BENCH_DEBUG"] = "1" if debug else ""
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[tuple[Callable[[], bool], list[int]]]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop that training asks for; a second Ctrl-C ends at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield (lambda: bool(caught)), caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@app.command()
+def run(
+    suite: SuiteFile,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="instead of the suite's seeds; may be repeated")
+    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", help="the board's folder; default benchmark, or runs/SUITE for toy and limited runs"
+        ),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first N rows of each part")] = None,
+    offline: Offline = False,
+    force: Annotated[bool, typer.Option("--force", help="do finished runs again")] = False,
+    skip_bad_rows: SkipBadRows = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run, with time and memory")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
+) -> None:
+    """Train, score and vote what SUITE asks for, then render the leaderboard. Finished runs are skipped."""
+    _set_offline(offline)
+    from fer_bench import suite as stages
+    from fer_bench.suite.progress import Display
+
+    options = stages.Options(data_dir, output_dir, runs_dir, tuple(seed or ()), device, limit, force, skip_bad_rows)
+    display = Display()
+    if dry_run:
+        rows = stages.dry_run(suite, options, display)
+        _print_plan(rows) if not as_json else typer.echo(json.dumps(rows, indent=1))
+        return
+    with _stop_flag() as (should_stop, caught):
+        outcome = stages.run(suite, options, display, should_stop)
+    if outcome.stopped:
+        raise typer.Exit(TERMINATED if caught and caught[0] == signal.SIGTERM else INTERRUPTED)
+    typer.echo(json.dumps(_as_rows(outcome), indent=1)) if as_json else _print_outcome(outcome)
+    raise typer.Exit(FAILED if outcome.failures else DONE)
+
+
+def _set_offline(offline: bool) -> None:
+    """The hub's library reads this variable when it is imported, so it comes first."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _as_rows(outcome: Any) -> list[dict[str, Any]]:
+    kept = ("name", "seed", "kind", "run_id", "figures", "passes", "headline", "failure")
+    return [{key: record[key] for key in kept if key in record} for record in outcome.records]
+
+
+def _table(columns: dict[str, str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, side in columns.items():
+        table.add_column(name, justify="right" if side == "r" else "left", no_wrap=True)
+    return table
+
+
+def _print(*things: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    for thing in things:
+        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+
+
+def _print_outcome(outcome: Any) -> None:
+    """The finished rows, best PublicTest first: PrivateTest orders the board, not the work."""
+    table = _table(
+        {"run": "l", "PublicTest %": "r", "PrivateTest %": "r", "macro-F1": "r", "one pass %": "r", "passes": "r"}
+    )
+    finished = [record for record in outcome.records if record["kind"] != "failure"]
+    for record in sorted(finished, key=lambda r: -r["figures"]["PublicTest"][r["headline"]]["accuracy"]):
+        public, private = (record["figures"][part] for part in ("PublicTest", "PrivateTest"))
+        view = record["headline"]
+        cells = [100 * public[view]["accuracy"], 100 * private[view]["accuracy"], 100 * private[view]["macro_f1"]]
+        single = f"{100 * private['none']['accuracy']:.2f}" if "none" in private else "-"
+        name = record["name"] if record["seed"] is None else f"{record['name']} seed {record['seed']}"
+        table.add_row(name, *(f"{cell:.2f}" for cell in cells), single, str(record["passes"][view]))
+    _print(table)
+    for record in outcome.failures:
+        _print(f"failed: {record['name']} seed {record['seed']}: {record['failure']['message']}")
+    for name in outcome.withheld:
+        _print(f"withheld: {name}, a member of it has no finished record")
+    _print(f"board: {outcome.board_file}")
+
+
+def _print_plan(rows: list[dict[str, Any]]) -> None:
+    from fer_bench.suite.progress import duration
+
+    table = _table(
+        {"run": "l", "backbone": "l", "px": "r", "parameters": "r", "state": "l", "time": "r", "memory": "r"}
+    )
+    for row in rows:
+        known = "seconds" in row
+        table.add_row(
+            f"{row['name']} seed {row['seed']}",
+            row["backbone"],
+            str(row["image_size"]),
+            f"{row['parameters'] / 1e6:.2f} M" if known else "-",
+            "no weights" if row["unavailable"] and row["state"] != "done" else row["state"],
+            duration(row["seconds"]) if known else "-",
+            f"{row['bytes'] / 2**30:.2f} GiB" if known else "-",
+        )
+    missing = sorted({row["unavailable"] for row in rows if row["unavailable"] and row["state"] != "done"})
+    total = sum(row.get("seconds", 0) for row in rows if not row["unavailable"])
+    _print(table, *missing, f"estimated time of what can start: {duration(total)}")
+
+
+@app.command()
+def leaderboard(
+    board: Board = Path("benchmark"),
+    check: Annotated[
+        bool, typer.Option("--check", help="verify every record and the rendered files, change nothing")
+    ] = False,
+) -> None:
+    """Render the leaderboard from committed records, or check that it is what they say."""
+    from fer_bench import leaderboard as rendering
+
+    if not board.is_dir():
+        raise UserError(f"{board}: no such folder; run this at the top of a checkout, or name one with --board")
+    target = rendering.board_file(board)
+    if not check:
+        rendering.write(board, target)
+        typer.echo(target)
+        return
+    problems = rendering.check(board, target)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(FAILED)
+    typer.echo(f"{target} and every record of {board} are in order")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(metavar="IMAGES|CSV", help="an image, a folder of images, or FER2013 data")],
+    model: Annotated[str, typer.Option("--model", help="a record: its JSON file, or its name on the board")],
+    board: Board = Path("benchmark"),
+    runs_dir: RunsDir = Path("runs"),
+    device: Device = "auto",
+    view: Annotated[str | None, typer.Option("--view", help="none or flip; default: the record's headline")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="a CSV file; default: stdout")] = None,
+) -> None:
+    """Predict emotions with a finished run, also for test.csv, which has no labels."""
+    from fer_bench.files import write_atomic
+    from fer_bench.suite import apply
+    from fer_bench.suite.members import pick_device
+
+    if view not in (None, "none", "flip"):
+        raise UserError(f"--view: unknown {view!r}; use none or flip")
+    text = apply.predict(source, model, board=board, runs_dir=runs_dir, device=pick_device(device), view=view)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomic(output, text.encode())
+
+
+@app.command("fetch-weights")
+def fetch_weights(suite: SuiteFile) -> None:
+    """Find or download the pretrained weights of every backbone in SUITE, so that it can run offline."""
+    from fer_bench import suite as stages
+
+    found = stages.fetch_weights(suite)
+    for backbone, origin in found:
+        typer.echo(f"{backbone}: {origin}")
+    if any(origin.startswith("missing") for _, origin in found):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of suite files, for editors."""
+    from fer_bench.config import schema as make
+
+    typer.echo(json.dumps(make(), indent=2))
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a file or folder in any form of FER2013")],
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Say what PATH holds: form, counts a part and class, digest, canonical or not."""
+    from fer_bench import data
+
+    typer.echo(data.check(path, skip_bad_rows))
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on stderr and exit code 2, a traceback only with --debug."""
+    try:
+        app()
+    except UserError as error:
+        if os.environ.get("FER_BENCH_DEBUG"):
+            raise
+        print(f"fer-bench: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        print("fer-bench: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

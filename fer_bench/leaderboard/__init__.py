@@ -1,0 +1,75 @@
+"""Records and published figures -> ``leaderboard.md`` and SVG figures, and the check that proves them.
+
+A board is a folder with ``results``, ``predictions`` and, for FER2013, ``published.yaml``. The page is a pure function
+of these files: no clock, no host, fixed decimals, a total order, a digest of its inputs in the head. ``rows`` reads
+the records and computes across rows, ``tables``, ``literature`` and ``figures`` turn that into markdown and SVG,
+``page`` puts the sections in order, ``proof`` recomputes everything.
+"""
+
+import os
+from pathlib import Path
+
+from fer_bench.errors import UserError
+from fer_bench.files import write_atomic
+from fer_bench.leaderboard import figures, page, proof, rows
+
+PAGE = "leaderboard.md"
+
+__all__ = ["PAGE", "board_file", "check", "render", "write"]
+
+
+def board_file(board: Path) -> Path:
+    """Where a board's page is: beside the folder ``benchmark``, inside any other."""
+    return (board.parent if board.name == "benchmark" else board) / PAGE
+
+
+def render(board: Path, target: Path | None = None) -> dict[str, bytes]:
+    """Return the page as ``leaderboard.md`` and each figure as ``figures/NAME.svg``, which belongs below ``board``.
+
+    ``board/published.yaml`` gives the published tables where it exists and no record is of toy faces. Links lead from
+    ``target`` (default: ``board_file(board)``) to the board's folder. A folder without records is an empty board; a
+    record or published file that cannot be read is a UserError.
+    """
+    content = rows.read(board)
+    text = page.text(content, _prefix(board, target or board_file(board)))
+    drawn = {f"figures/{name}": figures.draw(plan) for name, plan in figures.plans(content).items()}
+    return {PAGE: text.encode(), **drawn}
+
+
+def write(board: Path, target: Path | None = None) -> Path:
+    """Render the page to ``target`` and the figures to ``board/figures``, drop figures of old boards; the page's path.
+
+    A figure that shows the same data already is kept, so another version of matplotlib changes no file.
+    """
+    target = target or board_file(board)
+    content = rows.read(board)
+    plans = figures.plans(content)
+    for name, plan in plans.items():
+        path = board / "figures" / name
+        if not (path.is_file() and figures.is_current(path.read_bytes(), plan)):
+            write_atomic(path, figures.draw(plan))
+    for path in proof.stray_figures(board, plans):
+        path.unlink()
+    write_atomic(target, page.text(content, _prefix(board, target)).encode())
+    return target
+
+
+def check(board: Path, target: Path | None = None) -> list[str]:
+    """List what is wrong with a board, one line each, the page's differences as lines of a unified diff.
+
+    Every record is verified from its files; labels, seeds and ensembles are compared among records; the page is
+    rendered in memory and compared byte by byte, figures by the digests inside them (see ``figures``).
+    """
+    target = target or board_file(board)
+    problems = proof.readable(board)
+    try:
+        content = rows.read(board)
+    except UserError as error:
+        return problems + ([] if any(str(error) in problem for problem in problems) else [str(error)])
+    text = page.text(content, _prefix(board, target))
+    return problems + proof.file_problems(board, target, text.encode(), figures.plans(content))
+
+
+def _prefix(board: Path, target: Path) -> str:
+    relative = Path(os.path.relpath(board.resolve(), target.resolve().parent)).as_posix()
+    return "" if relative == "." else f"{relative}/"

@@ -1,0 +1,140 @@
+"""Proof of a board: every record, every ensemble, every figure, and the page, recomputed from the files."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_bench import metrics, records
+from fer_bench.ensemble import soft_vote
+from fer_bench.errors import UserError
+from fer_bench.leaderboard import figures
+from fer_bench.leaderboard.rows import TEST
+from fer_bench.records.identity import stem
+
+TOLERANCE = 1e-3  # float16 keeps a probability near 1 to 5e-4, and summation order may move it one step
+
+Record = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+def record_problems(board: Path) -> list[str]:
+    """List what is wrong with the records of a board, alone and among each other."""
+    found = records.load_all(board)
+    problems = [line for record in found for line in records.verify(board, record, metrics.figures)]
+    problems += [f"{path}: belongs to no record; delete it" for path in records.stray_files(board)]
+    if problems:
+        return problems  # what follows reads arrays that have just been found broken
+    scored = [record for record in found if record["kind"] != "failure"]
+    among = (_other_data(scored), _other_labels(board, scored), _seed_problems(scored), _vote_problems(board, scored))
+    return [line for lines in among for line in lines]
+
+
+def _title(record: Record) -> str:
+    return stem(record["name"], record["seed"])
+
+
+def _other_data(scored: list[Record]) -> Iterator[str]:
+    """Yield the records that were not made on the data of most records, and those without a test part."""
+    digests = [record["data"]["digest"] for record in scored]
+    own = min(digests, key=lambda digest: (-digests.count(digest), digest), default="")
+    for record in scored:
+        if (digest := record["data"]["digest"]) != own:
+            yield f"{_title(record)}: data digest {digest[:12]}, the board's is {own[:12]}; move it to another board"
+        if TEST not in record["figures"]:
+            yield f"{_title(record)}: has no figures of {TEST}, so it has no row"
+
+
+def _other_labels(board: Path, scored: list[Record]) -> Iterator[str]:
+    """Yield the records whose labels differ from those of the first record with the same data digest."""
+    known: dict[str, tuple[str, Arrays]] = {}
+    for record in scored:
+        labels = {key: array for key, array in records.arrays(board, record).items() if key.endswith("/labels")}
+        first, expected = known.setdefault(record["data"]["digest"], (_title(record), labels))
+        for key in labels.keys() & expected.keys():
+            if not np.array_equal(labels[key], expected[key]):
+                yield f"{_title(record)}: {key} differ from those of {first}, and the data digest is the same"
+
+
+def _seed_problems(scored: list[Record]) -> Iterator[str]:
+    """Yield the seeds of a name that differ in more than the seed, and names of both a member and an ensemble."""
+    first: dict[str, Record] = {}
+    for record in scored:
+        base = first.setdefault(record["name"], record)
+        without = [{**r["identity"], "seed": None} for r in (base, record)]
+        if changes := records.differing_keys(*without):
+            yield f"{_title(record)}: differs from {_title(base)} in more than its seed: {'; '.join(changes)}"
+
+
+def _vote_problems(board: Path, scored: list[Record]) -> Iterator[str]:
+    """Yield the ensembles that are not the vote of their members."""
+    known = {(record["name"], record["seed"]): record for record in scored}
+    for record in scored:
+        if record["kind"] == "ensemble":
+            yield from (f"{_title(record)}: {problem}" for problem in _vote(board, record, known))
+
+
+def _vote(board: Path, record: Record, known: dict[tuple[str, int | None], Record]) -> Iterator[str]:
+    if record["method"] != "soft-vote":
+        yield f"method {record['method']!r} cannot be recomputed; known: soft-vote"
+        return
+    if record["identity"].get("members") != sorted(source["run_id"] for source in record["members"]):
+        yield "members: their run ids are not those that its identity hashes"
+    sources = [known.get((source["name"], source["seed"])) for source in record["members"]]
+    for source, member in zip(record["members"], sources, strict=True):
+        if member is None or member["run_id"] != source["run_id"]:
+            yield f"member {stem(source['name'], source['seed'])} with run id {source['run_id']} is not on the board"
+    members = [records.arrays(board, member) for member in sources if member]
+    if members and len(members) == len(sources):
+        yield from _wrong_votes(record, records.arrays(board, record), members)
+
+
+def _wrong_votes(record: Record, stored: Arrays, members: list[Arrays]) -> Iterator[str]:
+    for key in sorted(key for key in stored if not key.endswith("/labels")):
+        if not all(key in member and member[key].shape == stored[key].shape for member in members):
+            yield f"{key}: not every member stores it with that shape"
+            continue
+        vote = soft_vote([member[key] for member in members], record["weights"])
+        worst = np.abs(stored[key].astype(np.float64) - vote).max()
+        if worst > TOLERANCE:
+            yield f"{key}: is not the vote of its members, largest difference {worst:.4f}"
+
+
+def file_problems(folder: Path, target: Path, page: bytes, plans: dict[str, dict[str, Any]]) -> list[str]:
+    """List what is wrong with the page and the figures, given what they should be; the page as a unified diff."""
+    return [*_page_problems(target, page), *_figure_problems(folder, plans)]
+
+
+def _page_problems(target: Path, expected: bytes) -> Iterator[str]:
+    if not target.is_file():
+        yield f"{target}: missing; run `fer-bench leaderboard`"
+    elif (found := target.read_bytes()) != expected:
+        yield f"{target}: is not what the records render to; run `fer-bench leaderboard`"
+        before, after = (data.decode(errors="replace").splitlines() for data in (found, expected))
+        yield from difflib.unified_diff(before, after, str(target), "rendered from the records", lineterm="")
+
+
+def _figure_problems(folder: Path, plans: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name, plan in plans.items():
+        path = folder / "figures" / name
+        if not path.is_file():
+            yield f"{path}: missing; run `fer-bench leaderboard`"
+        elif not figures.is_current(path.read_bytes(), plan):
+            yield f"{path}: does not show the data of the records; run `fer-bench leaderboard`"
+    for path in stray_figures(folder, plans):
+        yield f"{path}: no page shows it; delete it, or run `fer-bench leaderboard`"
+
+
+def stray_figures(folder: Path, plans: dict[str, dict[str, Any]]) -> list[Path]:
+    """Return the files in ``figures`` that no plan draws."""
+    return sorted(path for path in (folder / "figures").glob("*") if path.name not in plans)
+
+
+def readable(board: Path) -> list[str]:
+    """List what keeps the board from being rendered at all."""
+    try:
+        return record_problems(board)
+    except UserError as error:
+        return [str(error)]

@@ -1,0 +1,195 @@
+"""Records of a board folder -> rows in their order, with everything that is computed across rows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_bench import metrics, records
+from fer_bench.files import canonical_json, sha256_bytes
+from fer_bench.leaderboard.published import Published
+from fer_bench.leaderboard.published import load as load_published
+
+TEST, VALIDATION = "PrivateTest", "PublicTest"
+LEVEL = 0.05  # family-wise, for all pairs of rows together
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """All seeds of one name. ``seeds[0]`` has the lowest seed: the one that is declared for tests and matrices."""
+
+    name: str
+    seeds: tuple[Record, ...]
+    labels: np.ndarray  # (N,) uint8, PrivateTest
+    predicted: dict[str, np.ndarray]  # view set -> (N,) class on PrivateTest, of the declared seed
+    flag: str = ""  # digest of its data, where that is not the board's
+
+    @property
+    def record(self) -> Record:
+        """The record of the declared seed."""
+        return self.seeds[0]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the row combines other rows."""
+        return self.record["kind"] == "ensemble"
+
+    @property
+    def headline(self) -> str:
+        """The view set that the row is ranked by."""
+        return self.record["headline"]
+
+    def right(self, view: str | None = None) -> np.ndarray:
+        """Mask (N,) of the PrivateTest images that the declared seed gets right."""
+        return self.predicted[view or self.headline] == self.labels
+
+    def values(self, figure: str, part: str = TEST, view: str | None = None) -> list[float]:
+        """One figure of each seed; empty where a view set is not stored."""
+        view = view or self.headline
+        return [seed["figures"][part][view][figure] for seed in self.seeds if view in seed["figures"].get(part, {})]
+
+    def mean(self, figure: str, part: str = TEST, view: str | None = None) -> float | None:
+        """Mean of a figure over seeds, None where a view set is not stored."""
+        values = self.values(figure, part, view)
+        return float(np.mean(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row against the first: accuracy difference with its 95 % interval, and the corrected p value."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the page is rendered from."""
+
+    rows: tuple[Row, ...]  # best first; flagged rows last
+    ranks: dict[str, tuple[int, int]] = field(default_factory=dict)  # row name -> best and worst rank
+    against_first: dict[str, Pair] = field(default_factory=dict)  # row name -> its pair, the first row left out
+    failures: tuple[Record, ...] = ()
+    records: tuple[Record, ...] = ()
+    published: Published | None = None
+    digest: str = ""
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """The facts of the data that the unflagged rows share; the canonical form's where a row has it."""
+        facts = [seed["data"] for row in self.fair for seed in row.seeds] or [f["data"] for f in self.failures]
+        return max(facts, key=lambda fact: fact["canonical"], default=None)
+
+    @property
+    def toy(self) -> bool:
+        """Whether any row was made on the drawn faces."""
+        return any(record["data"]["name"] == "toyfaces" for record in self.records)
+
+    @property
+    def fair(self) -> tuple[Row, ...]:
+        """The rows on the board's own data, which can be compared with each other."""
+        return tuple(row for row in self.rows if not row.flag)
+
+    def best(self, *, ensemble: bool) -> Row | None:
+        """The first single model or the first ensemble, None where there is none."""
+        return next((row for row in self.fair if row.is_ensemble == ensemble), None)
+
+
+def read(board: Path) -> Board:
+    """Read all of a board folder and compute ranks and paired tests.
+
+    Raises:
+        UserError: a record or ``published.yaml`` that cannot be read, or an .npz that is not its record's.
+    """
+    found = records.load_all(board)
+    published = load_published(board)
+    rows = sorted(_flagged(_rows(board, found)), key=_order)
+    fair = [row for row in rows if not row.flag]
+    p = pairwise_p(np.array([row.right() for row in fair])) if fair else np.empty((0, 0))
+    return Board(
+        rows=tuple(rows),
+        ranks=_ranks(fair, p),
+        against_first={row.name: _pair(row, fair[0], p[0, i]) for i, row in enumerate(fair) if i},
+        failures=tuple(record for record in found if record["kind"] == "failure"),
+        records=tuple(found),
+        published=None if any(record["data"]["name"] == "toyfaces" for record in found) else published,
+        digest=_digest(found, published),
+    )
+
+
+def _digest(found: list[Record], published: Published | None) -> str:
+    inputs = [found, published.model_dump(mode="json") if published else None]
+    return sha256_bytes(canonical_json(inputs))
+
+
+def _rows(board: Path, found: list[Record]) -> list[Row]:
+    """Group the seeds of each name; records come ordered by seed. A failure, or one without a test part, has no row."""
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        if record["kind"] != "failure" and record["figures"].get(TEST):
+            groups.setdefault(record["name"], []).append(record)
+    return [_row(board, name, tuple(seeds)) for name, seeds in groups.items()]
+
+
+def _row(board: Path, name: str, seeds: tuple[Record, ...]) -> Row:
+    stored = records.arrays(board, seeds[0])
+    predicted = {view: stored[f"{TEST}/{view}"].argmax(axis=1) for view in seeds[0]["views"]}
+    return Row(name, seeds, stored[f"{TEST}/labels"], predicted)
+
+
+def _flagged(rows: list[Row]) -> list[Row]:
+    """Flag the rows whose data or test labels are not those of most rows: no paired test is possible with them."""
+    counts = Counter(_data_key(row) for row in rows)
+    own = min(counts, key=lambda key: (-counts[key], key), default=None)
+    return [row if _data_key(row) == own else _flag(row) for row in rows]
+
+
+def _data_key(row: Row) -> tuple[str, str]:
+    return row.record["data"]["digest"], sha256_bytes(row.labels.tobytes())
+
+
+def _flag(row: Row) -> Row:
+    return Row(row.name, row.seeds, row.labels, row.predicted, flag=row.record["data"]["digest"])
+
+
+def _order(row: Row) -> tuple[bool, float, str]:
+    return bool(row.flag), -(row.mean("accuracy") or 0.0), row.name
+
+
+def pairwise_p(right: np.ndarray) -> np.ndarray:
+    """P values (M, M) of exact McNemar tests between masks of right answers (M, N), Holm-corrected over all pairs.
+
+    All pairs are one family, so a rank range and a comparison with the first row never contradict each other.
+    The tests themselves are those of ``metrics.mcnemar_exact``, done for all pairs at once.
+    """
+    from scipy.stats import binom
+
+    hits, misses = right.astype(np.float64), (~right).astype(np.float64)
+    only = np.rint(hits @ misses.T).astype(np.int64)  # (M, M): row i right where row j is wrong
+    discordant = only + only.T
+    p = np.minimum(1.0, 2 * binom.cdf(np.minimum(only, only.T), discordant, 0.5))
+    upper = np.triu_indices(len(right), k=1)
+    corrected = np.ones_like(p)
+    corrected[upper] = metrics.holm(p[upper])
+    return np.minimum(corrected, corrected.T)
+
+
+def _ranks(rows: Sequence[Row], p: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Best rank = 1 + rows significantly better, worst rank = all rows - rows significantly worse."""
+    right = np.array([row.right().sum() for row in rows])
+    ranks = {}
+    for i, row in enumerate(rows):
+        better, worse = ((p[i] < LEVEL) & beats for beats in (right > right[i], right < right[i]))
+        ranks[row.name] = 1 + int(better.sum()), len(rows) - int(worse.sum())
+    return ranks
+
+
+def _pair(row: Row, first: Row, p: float) -> Pair:
+    return Pair(*metrics.paired_bootstrap(row.right(), first.right()), p=float(p))

@@ -1,0 +1,239 @@
+"""The board's own tables: results, what a row is, probabilities, test-time views, classes, confusion matrices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fer_bench import metrics
+from fer_bench.data import EMOTIONS
+from fer_bench.leaderboard.markdown import (
+    NOTHING,
+    interval,
+    listing,
+    number,
+    p_value,
+    percent,
+    points_interval,
+    table,
+)
+from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Pair, Record, Row
+from fer_bench.records.identity import stem
+
+
+def results(board: Board) -> str:
+    """Rank, accuracy with its interval, and the test against the first row: one line a row."""
+    head = [
+        "rank",
+        "name",
+        "accuracy % [95 %]",
+        "seeds",
+        "one view %",
+        "to the first row, points [95 %]",
+        "macro-F1 %",
+        "PublicTest %",
+    ]
+    return table(head, [_result(board, row) for row in board.rows], "rlrrrlrr")
+
+
+def _result(board: Board, row: Row) -> list[str]:
+    return [
+        _rank(board, row),
+        f"**{row.name}**" if row in (board.best(ensemble=True), board.best(ensemble=False)) else row.name,
+        f"{percent(row.mean('accuracy'))} {interval(*accuracy_interval(row))}",
+        seeds(row),
+        percent(row.mean("accuracy", view="none")),
+        _difference(board, row),
+        percent(row.mean("macro_f1")),
+        percent(row.mean("accuracy", VALIDATION)),
+    ]
+
+
+def accuracy_interval(row: Row) -> tuple[float, float]:
+    """Wilson interval of the row's accuracy; for several seeds, of their mean count of right answers."""
+    return metrics.wilson(round(float(np.mean(row.values("correct")))), len(row.labels))
+
+
+def _rank(board: Board, row: Row) -> str:
+    if row.flag:
+        return NOTHING
+    low, high = board.ranks[row.name]
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def seeds(row: Row) -> str:
+    """Number of seeds, with the standard deviation of accuracy over them in points; an ensemble has none."""
+    if row.is_ensemble:
+        return NOTHING
+    values = row.values("accuracy")
+    return "1" if len(values) == 1 else f"{len(values)}, sd {100 * np.std(values, ddof=1):.2f}"
+
+
+def _difference(board: Board, row: Row) -> str:
+    if row.flag:
+        return f"not comparable: other data, {row.flag[:12]}"
+    pair = board.against_first.get(row.name)
+    return "first row" if pair is None else f"{points_interval(pair.difference, pair.low, pair.high)}, {verdict(pair)}"
+
+
+def verdict(pair: Pair) -> str:
+    """Say tie, or how sure the difference is."""
+    return f"tie ({p_value(pair.p)})" if pair.p >= LEVEL else p_value(pair.p)
+
+
+def costs(board: Board, prefix: str) -> str:
+    """What each row is and what it took; ``prefix`` leads from the page to the board's folder."""
+    head = [
+        "name",
+        "what it is",
+        "parameters, M",
+        "side, px",
+        "start",
+        "passes an image",
+        "epochs",
+        "minutes",
+        "hardware",
+        "records",
+    ]
+    found = {(record["name"], record["seed"]): record for record in board.records}
+    rows = [_ensemble_cost(row, found) if row.is_ensemble else _member_cost(row) for row in board.rows]
+    links = [_links(row, prefix) for row in board.rows]
+    return table(head, [[*cells, link] for cells, link in zip(rows, links, strict=True)], "llrrlrrrll")
+
+
+def _member_cost(row: Row) -> list[str]:
+    model = row.record["model"]
+    return [
+        row.name,
+        model["backbone"],
+        number(model["parameters"] / 1e6, 2),
+        str(model["image_size"]),
+        (model["weights_origin"] or "pretrained") if model["pretrained"] else "from scratch",
+        f"{row.record['passes'][row.headline]} ({row.headline})",
+        str(len(row.record["history"])),
+        number(_minutes(row.seeds), 1),
+        listing(hardware(row.seeds)),
+    ]
+
+
+def _ensemble_cost(row: Row, found: dict[tuple[str, int | None], Record]) -> list[str]:
+    sources = [(source["name"], source["seed"]) for source in row.record["members"]]
+    members = [found[source] for source in sources if source in found]
+    sizes = [member["model"]["parameters"] for member in members if "model" in member]
+    whole = len(sizes) == len(sources)
+    minutes = [member["timing"].get("train_seconds") for member in members]
+    return [
+        row.name,
+        f"{row.record['method']} of {_sources(sources)}",
+        number(sum(sizes) / 1e6 if whole else None, 2),
+        NOTHING,
+        NOTHING,
+        f"{row.record['passes'][row.headline]} ({row.headline})",
+        NOTHING,
+        number(sum(minutes) / 60 if whole and all(minutes) else None, 1),
+        listing(hardware(members)) if members else NOTHING,
+    ]
+
+
+def _sources(sources: Sequence[tuple[str, int | None]]) -> str:
+    """Member names in order, each once, with the number of seeds where there are several."""
+    names = [name for name, _ in sources]
+    return listing([f"{n} ×{names.count(n)}" if names.count(n) > 1 else n for n in dict.fromkeys(names)])
+
+
+def _minutes(seeds: Sequence[Record]) -> float | None:
+    """Mean training time of a seed."""
+    known = [seed["timing"].get("train_seconds") for seed in seeds]
+    return float(np.mean(known)) / 60 if all(value is not None for value in known) else None
+
+
+def hardware(found: Sequence[Record]) -> list[str]:
+    """The machines and precisions that records were made with, each once."""
+    facts = [[record["environment"].get(key) for key in ("hardware", "precision")] for record in found]
+    return sorted({", ".join(str(fact) for fact in pair if fact) or "unknown" for pair in facts})
+
+
+def _links(row: Row, prefix: str) -> str:
+    files = [(seed["run_id"], f"{prefix}results/{stem(seed['name'], seed['seed'])}.json") for seed in row.seeds]
+    return " ".join(f"[{run[:8]}]({path})" for run, path in files)
+
+
+def probabilities(board: Board) -> str:
+    """Figures that accuracy does not show."""
+    head = ["name", "balanced accuracy %", "top-2 %", "NLL, nats", "ECE %"]
+    rows = [
+        [
+            row.name,
+            percent(row.mean("balanced_accuracy")),
+            percent(row.mean("top2")),
+            number(row.mean("nll"), 4),
+            percent(row.mean("ece")),
+        ]
+        for row in board.rows
+    ]
+    return table(head, rows, "lrrrr")
+
+
+def views(board: Board) -> str:
+    """What each view set gains over one view of the same row (declared seed), and its passes; "" without any."""
+    head = ["name", "views", "passes an image", "one view %", "with views %", "gain, points [95 %]", "uncorrected"]
+    rows = [
+        _view(row, view) for row in board.rows if "none" in row.predicted for view in row.predicted if view != "none"
+    ]
+    return table(head, rows, "llrrrll") if rows else ""
+
+
+def _view(row: Row, view: str) -> list[str]:
+    after, before = row.right(view), row.right("none")
+    return [
+        row.name,
+        view,
+        str(row.record["passes"][view]),
+        percent(float(before.mean())),
+        percent(float(after.mean())),
+        points_interval(*metrics.paired_bootstrap(after, before)),
+        p_value(metrics.mcnemar_exact(after, before)),
+    ]
+
+
+def classes(rows: Sequence[Row]) -> str:
+    """Recall and precision of each class, for a few rows side by side (declared seed)."""
+    head = ["class", "images", *(f"{word} %: {row.name}" for row in rows for word in ("recall", "precision"))]
+    counts = np.bincount(rows[0].labels, minlength=len(EMOTIONS))
+    figures = [row.record["figures"][TEST][row.headline] for row in rows]
+    body = [
+        [emotion, f"{counts[i]:,}", *(percent(f[key][i]) for f in figures for key in ("recall", "precision"))]
+        for i, emotion in enumerate(EMOTIONS)
+    ]
+    return table(head, body, "lr" + "rr" * len(rows))
+
+
+def confusion(row: Row) -> tuple[str, str]:
+    """The declared seed's confusion matrix as counts and as row percentages; rows are the truth."""
+    counts = np.array(row.record["figures"][TEST][row.headline]["confusion"])
+    sums = counts.sum(axis=1, keepdims=True)
+    shares = 100 * counts / np.maximum(sums, 1)
+    return (
+        matrix([[f"{n:,}" for n in line] for line in counts]),
+        matrix([[f"{share:.1f}" for share in line] for line in shares]),
+    )
+
+
+def matrix(cells: Sequence[Sequence[str]]) -> str:
+    """Seven by seven cells with the names of the classes on both sides."""
+    rows = [[f"**{emotion}**", *line] for emotion, line in zip(EMOTIONS, cells, strict=True)]
+    return table(["truth ↓ predicted →", *EMOTIONS], rows, "l" + "r" * len(EMOTIONS))
+
+
+def failures(found: Sequence[Record]) -> str:
+    """Runs that did not finish, and why."""
+    head = ["name", "seed", "reason", "message"]
+    rows = [
+        [
+            record["name"],
+            NOTHING if record["seed"] is None else str(record["seed"]),
+            record["failure"]["reason"],
+            record["failure"]["message"],
+        ]
+        for record in found
+    ]
+    return table(head, rows)

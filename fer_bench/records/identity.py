@@ -1,0 +1,45 @@
+"""What a run is, apart from what it is called."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fer_bench.errors import UserError
+from fer_bench.files import canonical_json, sha256_bytes
+
+
+def run_id(identity: dict[str, Any]) -> str:
+    """Name a run by what it is: the first 16 hex digits of the SHA-256 of its identity as canonical JSON."""
+    return sha256_bytes(canonical_json(identity))[:16]
+
+
+def stem(name: str, seed: int | None) -> str:
+    """Return the file stem of a record; seed None is an ensemble, which may not be named as if it had a seed."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or re.search(r"\.s\d+$", name):
+        raise UserError(f"name {name!r}: use a-z, 0-9, '.', '_', '-', a letter or digit first, and no '.s0' at the end")
+    return name if seed is None else f"{name}.s{seed}"
+
+
+def differing_keys(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> list[str]:
+    """List the key paths whose values differ, as ``member.train.lr: 0.001 -> 0.002``."""
+    a, b = dict(_leaves(identity_a)), dict(_leaves(identity_b))
+    return [f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}" for key in a | b if a.get(key) != b.get(key)]
+
+
+def conflict(existing: dict[str, Any], identity: dict[str, Any]) -> str | None:
+    """Say why a run may not take the name of ``existing``, or None where it may: the same identity, or a failed run."""
+    if existing["kind"] == "failure" or existing["run_id"] == run_id(identity):
+        return None
+    name = stem(existing["name"], existing["seed"])
+    changes = "; ".join(differing_keys(existing["identity"], identity))
+    return f"{name}: finished with other settings ({changes}); rename the member, or use --force to redo it"
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key path, value as JSON) of all that is not itself a filled dict."""
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, json.dumps(value)

@@ -1,0 +1,135 @@
+"""Records on disk: atomic save, load, list, remove."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_bench.errors import UserError
+from fer_bench.files import sha256_bytes, write_atomic
+from fer_bench.records.identity import stem
+from fer_bench.records.schema import Record, array_problems, as_stored, broken, inconsistent, misplaced
+
+LINE_WIDTH = 180  # an epoch of the history stays on one line
+
+
+def save(board: Path, record: Record, arrays: dict[str, np.ndarray] | None) -> Path:
+    """Write a record and its arrays to a board and return the JSON's path; ``arrays`` is None for a failure.
+
+    Probabilities are kept as float16 and ``predictions`` is filled in, in the file and not in ``record``. A record of
+    the same name is replaced; a crash at any point leaves the old one, none, or the new one. What breaks the schema, or
+    has no place on the board ``benchmark`` (toy faces, limited runs), is a UserError and nothing is written.
+    """
+    path, npz = _paths(board, record["name"], record["seed"])
+    stored = None if arrays is None else {key: _stored(key, arrays[key]) for key in sorted(arrays)}
+    data = None if stored is None else _npz_bytes(stored)
+    if data is not None:
+        record = {**record, "predictions": {"file": f"{npz.parent.name}/{npz.name}", "sha256": sha256_bytes(data)}}
+    problem = broken(record) or inconsistent(record) or misplaced(board, record)
+    if not problem and stored is not None:
+        problem = next(array_problems(record, stored), None)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    _replace(path, _json_bytes(record), npz, data)
+    return path
+
+
+def remove(board: Path, record: Record) -> None:
+    """Delete a record, the JSON first."""
+    for path in _paths(board, record["name"], record["seed"]):
+        path.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Record:
+    """Read one JSON; a torn or renamed file, another schema version, an unknown or missing key is a UserError."""
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a whole JSON file ({error}); delete it and run again") from None
+    if problem := broken(record):
+        raise UserError(f"{path}: {problem}")
+    expected = stem(record["name"], record["seed"]) + ".json"
+    if path.name != expected:
+        raise UserError(f"{path}: holds the record of {expected}; give the file its name back")
+    return record
+
+
+def load_all(board: Path) -> list[Record]:
+    """Read every record of a board, ordered by name, then seed; a board that does not exist has none."""
+    found = [load(path) for path in (board / "results").glob("*.json")]
+    return sorted(found, key=lambda record: (record["name"], -1 if record["seed"] is None else record["seed"]))
+
+
+def find(board: Path, name: str, seed: int | None) -> Record | None:
+    """Read the record of one name and seed (None for an ensemble), or return None where there is none."""
+    path, _ = _paths(board, name, seed)
+    return load(path) if path.is_file() else None
+
+
+def arrays(board: Path, record: Record) -> dict[str, np.ndarray]:
+    """Read a record's arrays, after their SHA-256: a missing or altered .npz is a UserError."""
+    _, npz = _paths(board, record["name"], record["seed"])
+    if not npz.is_file():
+        raise UserError(f"{npz}: missing; restore it, or delete the record and run again")
+    data = npz.read_bytes()
+    if sha256_bytes(data) != record["predictions"]["sha256"]:
+        raise UserError(f"{npz}: its SHA-256 is not the one in the record; restore it, or delete both and run again")
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def stray_files(board: Path) -> list[str]:
+    """List what a crash left in ``results`` and ``predictions`` and no record owns, relative to the board."""
+    owned = set()
+    for record in load_all(board):
+        path, npz = _paths(board, record["name"], record["seed"])
+        owned |= {path} if record["kind"] == "failure" else {path, npz}
+    files = {path for folder in ("results", "predictions") for path in (board / folder).glob("*")}
+    left = {path for path in files - owned if path.suffix in (".json", ".npz", ".tmp")}
+    return sorted(path.relative_to(board).as_posix() for path in left)
+
+
+def _paths(board: Path, name: str, seed: int | None) -> tuple[Path, Path]:
+    """Return where a record's JSON and .npz are."""
+    file = stem(name, seed)
+    return board / "results" / f"{file}.json", board / "predictions" / f"{file}.npz"
+
+
+def _replace(path: Path, text: bytes, npz: Path, data: bytes | None) -> None:
+    """Write both files in the order that never lets a JSON stand beside an .npz that is not its own."""
+    if data is not None and not (npz.is_file() and npz.read_bytes() == data):
+        path.unlink(missing_ok=True)
+        write_atomic(npz, data)
+    write_atomic(path, text)
+    if data is None:
+        npz.unlink(missing_ok=True)
+
+
+def _stored(key: str, values: np.ndarray) -> np.ndarray:
+    """Return an array in the type that its key calls for: labels uint8, probabilities float16."""
+    return np.asarray(values).astype(np.uint8) if key.endswith("/labels") else as_stored(values)
+
+
+def _npz_bytes(stored: dict[str, np.ndarray]) -> bytes:
+    """Return the .npz, the same bytes for the same arrays: numpy dates every entry 1980."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **stored)
+    return buffer.getvalue()
+
+
+def _json_bytes(record: Record) -> bytes:
+    return (_pretty(record) + "\n").encode()
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """Return indented JSON that keeps on one line what fits, so that one changed epoch is one changed line."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or len(indent) + len(line) <= LINE_WIDTH:
+        return line
+    inner = indent + "  "
+    if isinstance(value, dict):
+        rows = [f"{inner}{json.dumps(key)}: {_pretty(child, inner)}" for key, child in value.items()]
+        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + _pretty(child, inner) for child in value) + f"\n{indent}]"

