@@ -33,7 +33,7 @@ MOST_BAD_STEPS = 10
 
 
 class DivergedError(Exception):
-    """The loss stayed without a finite value."""
+    """The loss has no finite value any more."""
 
 
 class StoppedError(Exception):
@@ -207,7 +207,7 @@ def fit(
     """Fit a network over its whole schedule, going on from ``checkpoint`` where there is one.
 
     Raises:
-        DivergedError: the loss had no finite value for ten steps.
+        DivergedError: the loss had no finite value for ten steps, or on the validation part.
         StoppedError: ``should_stop`` said so; the checkpoint is on disk.
         torch.OutOfMemoryError: not even two images at a time fit.
     """
@@ -349,6 +349,8 @@ def _close_epoch(job: Job, engine: Engine, state: State) -> dict[str, float]:
         torch.cuda.synchronize(engine.device)
     start = time.monotonic()
     loss, accuracy = job.validate(state.ema.module if state.ema is not None else state.module)
+    if not math.isfinite(loss):
+        raise DivergedError(f"the validation loss is {loss} after epoch {state.epoch + 1}")
     seconds = state.epoch_seconds
     state.seconds += seconds + time.monotonic() - start
     state.epoch += 1

@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+
 from fer_bench import augment
 from fer_bench.config import Augment
-from scipy import ndimage
 
 
 def gen(seed=0):
@@ -45,9 +46,8 @@ def test_flip_inside_a_warp_is_the_same_mirror():
 def test_rotation_agrees_with_scipy():
     x = ramp().expand(64, 1, 48, 48)
     y = augment.warp(x, Augment(flip=0, rotate=20), gen())
-    angles = augment.uniform(64, 0, 1, gen(), torch.device("cpu"))  # the first draw decides the mirror
     generator = gen()
-    torch.rand(64, generator=generator)
+    torch.rand(64, generator=generator)  # the first draw decides the mirror
     angles = (torch.rand(64, generator=generator) * 40 - 20).numpy()
     for index in (0, 7, 33):
         expected = ndimage.rotate(x[index, 0].numpy(), angles[index], reshape=False, order=1, mode="nearest")
@@ -99,7 +99,7 @@ def test_erase_fills_one_rectangle_of_the_stated_size():
     share = changed.float().mean((1, 2, 3))
     touched = share > 0
     assert 110 < int(touched.sum()) < 190
-    assert 0.01 < float(share[touched].min())
+    assert float(share[touched].min()) > 0.01
     assert float(share.max()) < 0.3
     for mask in changed[touched][:20, 0]:
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()

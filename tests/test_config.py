@@ -1,6 +1,7 @@
 import re
 
 import pytest
+
 from fer_bench.config import Member, identity_of, load_suite, schema
 from fer_bench.errors import UserError
 

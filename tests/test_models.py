@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from fer_bench import models
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError

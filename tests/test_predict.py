@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from fer_bench import predict
 from fer_bench.config import Member
 from fer_bench.models import build

@@ -22,7 +22,7 @@ def test_default_has_the_shape_parts_and_classes_of_the_benchmark(default):
         assert np.abs(shares - toyfaces.SHARES).max() < 0.06
 
 
-def test_a_seed_gives_the_same_bytes_everywhere():
+def test_a_seed_gives_the_pinned_bytes():
     first, again, other = (toyfaces.load(seed, counts=(5, 2, 2)) for seed in (0, 0, 1))
     assert first.digest == again.digest != other.digest
     assert first.digest == "64c9fa5bd56ec0b8f1dad35f8657cb6c293f8984147f4c84b4c01be442c1be41"
@@ -34,7 +34,8 @@ def test_no_two_faces_are_alike_and_none_is_blank(default):
 
 
 def test_a_linear_model_learns_something_but_not_the_expressions(default):
-    flat = StandardScaler().fit_transform(default.images.reshape(len(default.images), -1).astype(float))
+    halved = default.images.reshape(-1, 24, 2, 24, 2).mean(axis=(2, 4), dtype=np.float32)
+    flat = StandardScaler().fit_transform(halved.reshape(len(halved), -1))
     train, test = default.parts == 0, default.parts == 1
     model = LogisticRegression(C=0.01, max_iter=100, tol=0.01).fit(flat[train], default.labels[train])
     accuracy = model.score(flat[test], default.labels[test])

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
 from fer_bench.models import BASELINES, build

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import os
 import platform
 import resource
 import subprocess
@@ -101,6 +103,8 @@ def _validator(setting: Setting, network: Network, engine: Engine) -> Callable[[
     def validate(module: nn.Module) -> tuple[float, float]:
         scored = replace(network, module=module)
         p = probabilities(scored, images, device=engine.device, precision=engine.precision)
+        if not np.isfinite(p).all():
+            return math.nan, 0.0
         found = metrics.figures(labels, p)
         return found["nll"], found["accuracy"]
 
@@ -238,6 +242,4 @@ def hardware(device: torch.device) -> str:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    import os
-
     return f"{os.cpu_count()}-core {name}"

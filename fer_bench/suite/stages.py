@@ -44,6 +44,8 @@ def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Sett
     display.say(
         f"{faces.source}: {counts}; digest {faces.digest[:12]}{'' if faces.canonical else ', non-canonical copy'}"
     )
+    for note in faces.notes:
+        display.say(note)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
     return suite, setting, make_plan(suite, options, facts, board)
 

@@ -1,0 +1,229 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_bench import records, splits
+from fer_bench.errors import UserError
+from fer_bench.suite import Options, dry_run, run
+from fer_bench.suite.progress import Display
+
+SUITE = """
+suite: tiny
+data: toyfaces
+seeds: [0, 1]
+defaults: {pretrained: false, train: {epochs: 2, batch_size: 32, lr: 1e-3}}
+members:
+  - {name: mlp, backbone: "baseline:mlp"}
+  - {name: mlp-slow, backbone: "baseline:mlp", train: {lr: 1e-4}, views: [none]}
+ensembles:
+  - {name: vote, members: [mlp, mlp-slow], views: [none]}
+"""
+
+
+def options(tmp_path, **more):
+    return Options(**({"runs_dir": tmp_path / "runs", "limit": 70, "device": "cpu"} | more))
+
+
+def written(tmp_path, text=SUITE):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    return path
+
+
+def go(tmp_path, text=SUITE, should_stop=lambda: False, **more):
+    return run(written(tmp_path, text), options(tmp_path, **more), Display(quiet=True), should_stop)
+
+
+def board(tmp_path):
+    return tmp_path / "runs" / "tiny-limit70"
+
+
+def shas(folder):
+    return {
+        r["name"]: (r["run_id"], r["predictions"]["sha256"]) for r in records.load_all(folder) if r["seed"] in (0, None)
+    }
+
+
+def test_a_suite_leaves_records_votes_and_a_board(tmp_path):
+    outcome = go(tmp_path)
+    found = {(r["name"], r["seed"]): r for r in records.load_all(board(tmp_path))}
+    assert set(found) == {("mlp", 0), ("mlp", 1), ("mlp-slow", 0), ("mlp-slow", 1), ("vote", None)}
+    assert outcome.board_file == board(tmp_path) / "leaderboard.md"
+    assert outcome.board_file.is_file()
+    assert found["mlp", 0]["looks"][0]["run_id"] == found["mlp", 0]["run_id"]
+    assert len(found["mlp", 0]["history"]) == 2
+    assert found["vote", None]["passes"] == {"none": 4}
+    members = [records.arrays(board(tmp_path), found[key])["PrivateTest/none"] for key in found if key[1] is not None]
+    voted = records.arrays(board(tmp_path), found["vote", None])["PrivateTest/none"]
+    assert np.allclose(voted, np.mean(np.asarray(members, dtype=np.float64), axis=0), atol=2e-3)
+
+
+def test_finished_runs_are_skipped_and_force_redoes_them_to_the_same_bits(tmp_path, monkeypatch):
+    go(tmp_path)
+    before = shas(board(tmp_path))
+    stamps = {path: path.stat().st_mtime_ns for path in (board(tmp_path) / "results").iterdir()}
+    go(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in (board(tmp_path) / "results").iterdir()} == stamps
+    go(tmp_path, force=True)
+    assert shas(board(tmp_path)) == before
+    assert {path: path.stat().st_mtime_ns for path in (board(tmp_path) / "results").iterdir()} != stamps
+
+
+def test_a_changed_setting_under_the_same_name_is_refused(tmp_path):
+    go(tmp_path)
+    with pytest.raises(UserError, match=r"mlp-slow\.s0: .*member\.train\.lr: 0\.0001 -> 0\.0002"):
+        go(tmp_path, SUITE.replace("1e-4", "2e-4"))
+
+
+def test_stopping_keeps_what_is_done_and_goes_on(tmp_path):
+    asked = []
+    outcome = go(tmp_path, should_stop=lambda: asked.append(1) or len(asked) > 8)
+    assert outcome.stopped
+    assert outcome.board_file is None
+    done = {(r["name"], r["seed"]) for r in records.load_all(board(tmp_path))}
+    assert done == {("mlp", 0)}
+    assert list((tmp_path / "runs" / "checkpoints").iterdir())
+    go(tmp_path)
+    whole = tmp_path / "whole"
+    go(tmp_path, output_dir=whole / "tiny-limit70", runs_dir=whole)
+    assert shas(board(tmp_path)) == shas(whole / "tiny-limit70")
+    assert not list((tmp_path / "runs" / "checkpoints").iterdir())
+
+
+def test_killing_at_any_moment_ends_with_the_same_records(tmp_path):
+    text = SUITE.replace("epochs: 2", "epochs: 20").replace("[0, 1]", "[0]")
+    command = [
+        sys.executable,
+        "-m",
+        "fer_bench",
+        "run",
+        str(written(tmp_path, text)),
+        "--limit",
+        "70",
+        "--device",
+        "cpu",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    results = tmp_path / "runs" / "tiny-limit70" / "results"
+    for records_to_wait_for in (0, 1):  # SIGKILL a moment after that many records
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(list(results.glob("*.json"))) < records_to_wait_for:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(3 if records_to_wait_for == 0 else 0.05)
+        process.kill()
+        process.wait()
+        assert all(json.loads(path.read_text())["run_id"] for path in results.glob("*.json"))
+    go(tmp_path, text)
+    whole = tmp_path / "whole"
+    go(tmp_path, text, output_dir=whole / "tiny-limit70", runs_dir=whole)
+    assert shas(board(tmp_path)) == shas(whole / "tiny-limit70")
+    assert len(shas(whole / "tiny-limit70")) == 3
+    assert records.stray_files(board(tmp_path)) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_stop_cleanly(tmp_path, number, code):
+    text = SUITE.replace("epochs: 2", "epochs: 10000").replace("backbone: ", "image_size: 96, backbone: ")
+    command = [sys.executable, "-m", "fer_bench", "run", str(written(tmp_path, text)), "--device", "cpu"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = ""
+    while "epoch 1/" not in seen:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "goes on where it is" in rest
+    assert "Traceback" not in rest
+    assert list((tmp_path / "runs" / "checkpoints").glob("*.pt"))
+
+
+def test_training_never_opens_the_test_part(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("PrivateTest was opened")
+
+    monkeypatch.setattr(splits, "open_private_test", refuse)
+    with pytest.raises(AssertionError, match="PrivateTest was opened"):
+        go(tmp_path)
+    # the first run trained and validated to its end; only its scoring asked for the test part
+    assert list((tmp_path / "runs" / "weights").glob("*.safetensors"))
+    assert records.load_all(board(tmp_path)) == []
+
+
+def test_each_finished_run_opens_the_test_part_once(tmp_path, monkeypatch):
+    opened = []
+    real = splits.open_private_test
+
+    def count(faces, **words):
+        opened.append(words["run_id"])
+        return real(faces, **words)
+
+    monkeypatch.setattr(splits, "open_private_test", count)
+    go(tmp_path)
+    assert len(opened) == len(set(opened)) == 4
+    go(tmp_path)
+    assert len(opened) == 4
+
+
+def test_a_diverged_run_is_a_record_and_its_vote_is_withheld(tmp_path):
+    text = SUITE.replace("lr: 1e-4", "lr: 1e30, optimizer: sgd, schedule: constant, epochs: 40").replace(
+        "[0, 1]", "[0]"
+    )
+    outcome = go(tmp_path, text)
+    assert [(r["name"], r["failure"]["reason"]) for r in outcome.failures] == [("mlp-slow", "diverged")]
+    assert outcome.withheld == ["vote"]
+    assert "diverged" in (board(tmp_path) / "leaderboard.md").read_text()
+    mended = go(tmp_path, text.replace("1e30", "1e-4"))
+    assert mended.failures == []
+    assert mended.withheld == []
+
+
+def test_missing_weights_fail_one_member_and_the_rest_goes_on(tmp_path, monkeypatch):
+    from fer_bench import models
+
+    def no_hub(backbone):
+        raise OSError("no network")
+
+    monkeypatch.setattr(models, "_fetch_timm", no_hub)
+    text = SUITE.replace(
+        '{name: mlp-slow, backbone: "baseline:mlp"', "{name: mlp-slow, backbone: resnet10t, pretrained: true"
+    )
+    outcome = go(tmp_path, text.replace("[0, 1]", "[0]"))
+    assert [(r["name"], r["failure"]["reason"]) for r in outcome.failures] == [("mlp-slow", "infrastructure")]
+    assert "no network" in outcome.failures[0]["failure"]["message"]
+    assert records.find(board(tmp_path), "mlp", 0) is not None
+
+
+def test_wrong_backbone_stops_before_any_training(tmp_path):
+    with pytest.raises(UserError, match="resnet"):
+        go(tmp_path, SUITE.replace('mlp-slow, backbone: "baseline:mlp"', "mlp-slow, backbone: resnet1"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_toy_runs_cannot_enter_the_benchmark(tmp_path):
+    with pytest.raises(UserError, match="benchmark"):
+        go(tmp_path, output_dir=tmp_path / "benchmark")
+
+
+def test_other_seeds_join_the_board(tmp_path):
+    go(tmp_path, seeds=(5,))
+    assert {r["seed"] for r in records.load_all(board(tmp_path))} == {5}
+
+
+def test_dry_run_trains_nothing(tmp_path):
+    rows = dry_run(written(tmp_path), options(tmp_path), Display(quiet=True))
+    assert [(row["name"], row["seed"], row["state"]) for row in rows][:2] == [("mlp", 0, "new"), ("mlp-slow", 0, "new")]
+    assert all(row["seconds"] > 0 and row["bytes"] > 4 * row["parameters"] for row in rows)
+    assert not board(tmp_path).exists()
