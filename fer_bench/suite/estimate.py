@@ -79,6 +79,6 @@ def _scale(member: Member, parameters: int, seconds: float, kept: int, counts: d
     scored = public * train.epochs + (public + private) * passes
     return {
         "parameters": parameters,
-        "seconds": round(seconds * (counts["Training"] * train.epochs + FORWARD_SHARE * scored), 1),
+        "seconds": round(seconds * (counts["Training"] * train.epochs + FORWARD_SHARE * scored), 3),
         "bytes": 4 * parameters * copies + int(1.3 * kept * train.batch_size),
     }
