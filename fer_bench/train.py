@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from fer_bench.augment import augment, mix
 from fer_bench.config import Member, Train
+from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
 from fer_bench.models import CLASSES, Network, parameter_groups, to_gray, to_input
 
@@ -136,6 +137,8 @@ def choose_precision(network: Network, member: Member, device: torch.device) -> 
     A CPU without bf16 instructions takes fp32 unprobed. bf16 must win by a fifth, so that chance does not decide.
     """
     wanted = member.train.precision
+    if wanted == "fp16" and device.type != "cuda":
+        raise UserError(f"train.precision: fp16 needs a CUDA device, this run is on {device}; use auto, bf16 or fp32")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

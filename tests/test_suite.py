@@ -215,6 +215,7 @@ def test_wrong_backbone_stops_before_any_training(tmp_path):
 def test_toy_runs_cannot_enter_the_benchmark(tmp_path):
     with pytest.raises(UserError, match="benchmark"):
         go(tmp_path, output_dir=tmp_path / "benchmark")
+    assert not (tmp_path / "runs").exists()  # told before any training
 
 
 def test_other_seeds_join_the_board(tmp_path):

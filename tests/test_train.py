@@ -7,6 +7,7 @@ import torch
 
 from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
+from fer_bench.errors import UserError
 from fer_bench.models import BASELINES, build
 
 CPU = torch.device("cpu")
@@ -194,3 +195,9 @@ def test_seeds_of_purposes_differ():
     seeds = {train.derive(s, e, k) for s in range(3) for e in range(3) for k in ("order", "augment")}
     assert len(seeds) == 18
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_fp16_on_the_cpu_is_refused():
+    this = job(precision="fp16")
+    with pytest.raises(UserError, match="fp16 needs a CUDA device"):
+        train.choose_precision(this.network, this.member, CPU)

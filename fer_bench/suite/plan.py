@@ -74,14 +74,21 @@ def _first_rows(faces: Faces, limit: int) -> Faces:
     )
 
 
-def board_of(suite: Suite, options: Options) -> Path:
-    """Where records go: ``benchmark`` for whole FER2013, else a folder of the suite's own below ``runs``."""
-    if options.output_dir is not None:
-        return options.output_dir
-    if suite.data == "fer2013" and options.limit is None:
-        return Path("benchmark")
+def board_of(suite: Suite, options: Options, facts: dict[str, Any]) -> Path:
+    """Where records go: ``benchmark`` for whole FER2013, else a folder of the suite's own below ``runs``.
+
+    Raises:
+        UserError: when toy faces or a part of the data are sent to ``benchmark``, before anything is trained.
+    """
+    whole = facts["name"] == "fer2013" and options.limit is None and facts["counts"] == records.WHOLE
     limited = "" if options.limit is None else f"-limit{options.limit}"
-    return options.runs_dir / f"{suite.suite}{limited}"
+    private = options.runs_dir / f"{suite.suite}{limited}"
+    if options.output_dir is None:
+        return Path("benchmark") if whole else private
+    if options.output_dir.name == "benchmark" and not whole:
+        what = "toy faces" if facts["name"] != "fer2013" else "a part of the data"
+        raise UserError(f"--output-dir {options.output_dir}: a benchmark folder takes no runs on {what}; use {private}")
+    return options.output_dir
 
 
 def data_facts(faces: Faces) -> dict[str, Any]:

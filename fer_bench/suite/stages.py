@@ -39,7 +39,7 @@ def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Sett
     display.say(f"{path}: {len(suite.members)} members, {len(options.seeds or suite.seeds)} seeds, on {device}")
     faces = load_faces(suite, options)
     facts = data_facts(faces)
-    board = board_of(suite, options)
+    board = board_of(suite, options, facts)
     counts = ", ".join(f"{part} {count}" for part, count in facts["counts"].items())
     display.say(
         f"{faces.source}: {counts}; digest {faces.digest[:12]}{'' if faces.canonical else ', non-canonical copy'}"

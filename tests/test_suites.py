@@ -1,0 +1,136 @@
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from fer_bench import config, models
+from fer_bench.config import Member, Suite
+
+FOLDER = Path(__file__).parents[1] / "suites"
+PATHS = sorted(FOLDER.glob("*.yaml"))
+SUITES = {path.stem: config.load_suite(path) for path in PATHS}
+HEAD = ("command", "hardware", "time", "expected")
+BY_NAME_ONLY = {"full"}  # building its backbones takes a minute
+
+each_path = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def architectures(suites: list[Suite]) -> dict[str, Member]:
+    """Return one member for each distinct network, by what a test is called after."""
+    members = [member for suite in suites for member in suite.members]
+    return {f"{m.backbone}-{m.image_size}-{'-'.join(map(str, m.options.values()))}": m for m in members}
+
+
+SMALL = architectures([suite for name, suite in SUITES.items() if name not in BY_NAME_ONLY])
+NAMES = sorted({member.backbone for name in BY_NAME_ONLY for member in SUITES[name].members})
+
+
+def schema() -> dict:
+    return json.loads((FOLDER / "schema.json").read_text())
+
+
+def test_the_suites_that_the_documents_name_are_there():
+    assert {"quick", "cpu", "full", "notebook"} <= set(SUITES)
+
+
+@each_path
+def test_a_suite_is_called_as_its_file(path):
+    assert SUITES[path.stem].suite == path.stem
+
+
+@each_path
+def test_the_head_says_command_hardware_time_and_result(path):
+    head = path.read_text().split(f"suite: {path.stem}")[0]
+    assert head.startswith("# yaml-language-server: $schema=schema.json\n")
+    facts = {key: re.search(rf"^# {key}: +(\S.*)$", head, re.MULTILINE) for key in HEAD}
+    assert [key for key, found in facts.items() if found is None] == []
+    assert f"fer-bench run suites/{path.stem}.yaml" in head
+
+
+def test_the_schema_file_is_what_the_models_say():
+    assert schema() == config.schema(), "run: fer-bench schema > suites/schema.json"
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+@each_path
+def test_an_editor_accepts_the_file(path):
+    jsonschema.validate(config._read_yaml(path), schema())
+
+
+@pytest.mark.parametrize(
+    "change", [{"sedes": [0]}, {"members": [{"backbone": "resnet18"}]}, {"defaults": {"train": {"epoch": 1}}}]
+)
+def test_an_editor_refuses_a_mistake(change):
+    suite = {"suite": "mine", "members": [{"name": "a", "backbone": "resnet18"}]}
+    jsonschema.validate(suite, schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(suite | change, schema())
+
+
+@pytest.mark.parametrize(("a", "b"), list(combinations([s for s in SUITES if SUITES[s].data == "fer2013"], 2)))
+def test_names_on_the_shared_board_mean_one_thing(a, b):
+    ours, theirs = ({member.name: member for member in SUITES[name].members} for name in (a, b))
+    for name in ours.keys() & theirs.keys():
+        assert config.identity_of(ours[name]) == config.identity_of(theirs[name])
+    ensembles = [{ensemble.name for ensemble in SUITES[name].ensembles} for name in (a, b)]
+    assert not ensembles[0] & (ensembles[1] | set(theirs))
+    assert not ensembles[1] & set(ours)
+
+
+@pytest.mark.parametrize("member", SMALL.values(), ids=SMALL.keys())
+def test_a_backbone_takes_one_image(member):
+    models.probe(models.build(member, None), member.backbone)
+
+
+@pytest.mark.parametrize("backbone", NAMES)
+def test_a_backbone_has_its_name_and_weights_in_its_library(backbone):
+    import timm
+    import torchvision
+
+    library, _, name = backbone.rpartition(":")
+    if library == "torchvision":
+        assert torchvision.models.get_model_weights(name).DEFAULT.url.startswith("https://")
+        return
+    assert timm.is_model(name.split(".")[0])
+    found = timm.models.get_pretrained_cfg(name)
+    assert found is not None
+    assert found.hf_hub_id or found.url
+
+
+def test_full_has_three_seeds_and_room_for_inception():
+    full = SUITES["full"]
+    assert len(full.seeds) == 3
+    assert all(member.image_size >= 96 for member in full.members)
+
+
+def test_the_vote_of_all_in_full_is_of_all():
+    votes = {ensemble.name: set(ensemble.members) for ensemble in SUITES["full"].ensembles}
+    assert votes["vote-full"] == {member.name for member in SUITES["full"].members}
+    assert votes["vote-full-pretrained"] == {member.name for member in SUITES["full"].members if member.pretrained}
+
+
+# run: activation of the convolutions, learning rate, epochs, batch size, as the notebook printed them
+NOTEBOOK = {
+    1: ("elu", 1e-3, 50, 32),
+    2: ("relu", 1e-3, 50, 512),
+    3: ("relu", 1e-3, 50, 32),
+    4: ("relu", 1e-6, 12, 512),
+    5: ("relu", 1e-6, 12, 512),
+    6: ("relu", 1e-3, 12, 512),
+    7: ("selu", 1e-3, 12, 512),
+    8: ("elu", 1e-3, 100, 32),
+    9: ("relu", 1e-3, 100, 32),
+}
+
+
+@pytest.mark.parametrize("run", NOTEBOOK)
+def test_notebook_holds_the_nine_settings(run):
+    member = {member.name: member for member in SUITES["notebook"].members}[f"notebook-run{run}"]
+    train = member.train
+    assert (member.options["conv_activation"], train.lr, train.epochs, train.batch_size) == NOTEBOOK[run]
+    assert (member.backbone, member.options["dense_activation"]) == ("baseline:cnn", "selu")
+    assert (train.optimizer, train.schedule, train.weight_decay, train.ema) == ("adam", "constant", 0, 0)
+    assert (member.augment.flip, member.augment.shift, member.augment.erase) == (0, 0, 0)
