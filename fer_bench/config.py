@@ -128,7 +128,7 @@ class Suite(Frozen):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Suite":
-        names = [row.name for row in (*self.members, *self.ensembles)]
+        names = [member.name for member in self.members] + [ensemble.name for ensemble in self.ensembles]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the name {twice[0]!r} is used twice")
@@ -232,8 +232,8 @@ def _first_problem(error: ValidationError) -> str:
 def _near(location: tuple[int | str, ...]) -> str:
     import difflib
 
-    model = {"train": Train, "augment": Augment, "members": Member, "ensembles": Ensemble}
-    section = next((model[str(part)] for part in reversed(location[:-1]) if str(part) in model), Suite)
+    model: dict[str, type[Frozen]] = {"train": Train, "augment": Augment, "members": Member, "ensembles": Ensemble}
+    section: type[Frozen] = next((model[str(part)] for part in reversed(location[:-1]) if str(part) in model), Suite)
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

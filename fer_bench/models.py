@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Network:
 
 # ---- the first baselines of the field
 
-ACTIVATIONS = {"relu": F.relu, "elu": F.elu, "selu": F.selu}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "elu": F.elu, "selu": F.selu}
 
 
 class BaselineMLP(nn.Module):
@@ -91,14 +91,14 @@ class BaselineCNN(nn.Module):
         super().__init__()
         self.conv_activation, self.dense_activation = ACTIVATIONS[conv_activation], ACTIVATIONS[dense_activation]
         filters = (1, 128, 128, 64, 64)
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(filters))
+        self.convolutions = nn.ModuleList([nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(filters)])
         for _ in range(3):
             side = (side - 2) // 2
         self.dense = nn.Linear(64 * (side - 2) ** 2, 64)
         self.head = nn.Linear(64, CLASSES)
         for layer in (*self.convolutions, self.dense, self.head):
-            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, 1, S, S) to logits (B, 7)."""
@@ -180,7 +180,7 @@ def _fetch_timm(backbone: str) -> Weights:
 
         path = Path(hf_hub_download(config.hf_hub_id, config.hf_hub_filename or "model.safetensors"))
         return Weights(path, f"hub {config.hf_hub_id}", sha256_file(path))
-    path = _download(config.url)
+    path = _download(str(config.url))
     return Weights(path, f"url {config.url}", sha256_file(path))
 
 
@@ -274,7 +274,8 @@ def _timm_from_file(name: str, weights: Weights, options: dict[str, Any]) -> nn.
 
     overlay = {"file": str(weights.path)}
     built = []
-    for loads in ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay})
+    for loads in choices:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
@@ -338,6 +339,12 @@ def _unknown(name: str, known: list[str], where: str, prefix: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"did you mean {', '.join(prefix + n for n in near)}?" if near else f"{where} has all names"
     return f"backbone: unknown '{prefix}{name}'; {hint}"
+
+
+def place(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a module to a device, its convolutions in channels-last order."""
+    module.to(device)
+    return module.to(memory_format=torch.channels_last)
 
 
 def probe(network: Network, backbone: str) -> None:

@@ -8,7 +8,9 @@ import contextlib
 import ctypes
 import hashlib
 import io
+import json
 import math
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,8 +25,8 @@ from torch.nn import functional as F
 from fer_bench.augment import augment, mix
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
-from fer_bench.files import write_atomic
-from fer_bench.models import CLASSES, Network, parameter_groups, to_gray, to_input
+from fer_bench.files import cache_dir, write_atomic
+from fer_bench.models import CLASSES, Network, parameter_groups, place, to_gray, to_input
 
 CHECKPOINT_SECONDS = 120.0
 CHECK_STEPS = 50
@@ -145,7 +147,23 @@ def choose_precision(network: Network, member: Member, device: torch.device) -> 
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
         return "fp32"
-    return "bf16" if _probe_seconds(network, "fp32") > 1.2 * _probe_seconds(network, "bf16") else "fp32"
+    return _remembered(network, member)
+
+
+def _remembered(network: Network, member: Member) -> str:
+    """The probe's answer, asked once a network and machine, so that a run never changes its mind half-way."""
+    path = cache_dir() / "precision.json"
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        known = {}
+    key = f"{platform.node()} {torch.__version__} {member.backbone} {network.side} {sorted(member.options.items())}"
+    if key not in known:
+        faster = _probe_seconds(network, "fp32") > 1.2 * _probe_seconds(network, "bf16")
+        known[key] = "bf16" if faster else "fp32"
+        with contextlib.suppress(OSError):
+            write_atomic(path, json.dumps(known, indent=1, sort_keys=True).encode())
+    return known[key]
 
 
 def _probe_seconds(network: Network, precision: str) -> float:
@@ -236,7 +254,7 @@ def _start(job: Job, engine: Engine) -> State:
     from timm.utils import ModelEmaV3
 
     train = job.member.train
-    module = job.network.module.to(engine.device, memory_format=torch.channels_last).train()
+    module = place(job.network.module, engine.device).train()
     zero = torch.zeros((), device=engine.device)
     return State(
         module=module,

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,9 +28,9 @@ def test_mlp_has_the_published_layers():
 def test_cnn_equals_the_usual_order_of_activation_and_pooling(activation):
     torch.manual_seed(0)
     options = {"conv_activation": activation, "dense_activation": "selu"}
-    cnn = models.build(member("baseline:cnn", options=options), None).module.double()
+    cnn: Any = models.build(member("baseline:cnn", options=options), None).module.double()
     x = torch.rand(2, 1, 48, 48, dtype=torch.float64)
-    act = {"relu": torch.relu, "elu": torch.nn.ELU(), "selu": torch.selu}[activation]
+    act: Any = {"relu": torch.relu, "elu": torch.nn.ELU(), "selu": torch.selu}[activation]
     y = x
     for index, convolution in enumerate(cnn.convolutions):
         y = act(convolution(y))
@@ -89,6 +91,7 @@ def test_a_path_comes_before_the_package(tmp_path):
     save_file(donor.state_dict(), tmp_path / "own.safetensors")
     wanted = member("tf_efficientnet_lite0", pretrained=True, weights=str(tmp_path / "own.safetensors"))
     weights = models.find_weights(wanted)
+    assert weights is not None
     assert weights.origin == "file own.safetensors"
     stem = models.build(wanted, weights).module.state_dict()["conv_stem.weight"]
     assert torch.equal(stem, donor.state_dict()["conv_stem.weight"])
@@ -130,10 +133,11 @@ def test_gray_becomes_three_normalised_channels():
 
 def test_layer_decay_grows_towards_the_head_and_never_vanishes():
     network = models.build(member("resnet18"), None)
+    resnet: Any = network.module
     groups = models.parameter_groups(network, Train(layer_decay=0.5, weight_decay=0.1))
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
-    assert scale[id(network.module.conv1.weight)] < scale[id(network.module.layer4[0].conv1.weight)]
-    assert scale[id(network.module.fc.weight)] == 1
+    assert scale[id(resnet.conv1.weight)] < scale[id(resnet.layer4[0].conv1.weight)]
+    assert scale[id(resnet.fc.weight)] == 1
     assert min(scale.values()) >= models.MIN_LR_SCALE
     assert len(scale) == len(list(network.module.parameters()))
 

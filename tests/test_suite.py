@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -83,8 +84,8 @@ def test_a_changed_setting_under_the_same_name_is_refused(tmp_path):
 
 
 def test_stopping_keeps_what_is_done_and_goes_on(tmp_path):
-    asked = []
-    outcome = go(tmp_path, should_stop=lambda: asked.append(1) or len(asked) > 8)
+    asked = itertools.count(1)
+    outcome = go(tmp_path, should_stop=lambda: next(asked) > 8)
     assert outcome.stopped
     assert outcome.board_file is None
     done = {(r["name"], r["seed"]) for r in records.load_all(board(tmp_path))}

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
 from fer_bench.errors import UserError
-from fer_bench.models import BASELINES, build
+from fer_bench.models import BaselineMLP, build
 
 CPU = torch.device("cpu")
 ENGINE = train.Engine(CPU)
@@ -65,13 +66,13 @@ def test_same_seed_same_bits_and_another_seed_others():
 def test_stopping_anywhere_and_going_on_gives_the_same_bits(tmp_path, stop_after, backbone):
     settings = {**RICH, "backbone": backbone, "augment": Augment(shift=0.1), "n": 80, "epochs": 2}
     whole = train.fit(job(**settings), ENGINE)
-    asked = []
+    asked = itertools.count(1)
     with pytest.raises(train.StoppedError):
         train.fit(
             job(**settings),
             ENGINE,
             checkpoint=tmp_path / "run.pt",
-            should_stop=lambda: asked.append(1) or len(asked) > stop_after,
+            should_stop=lambda: next(asked) > stop_after,
         )
     torch.manual_seed(12345)  # the random state of the process must not matter
     resumed = train.fit(job(**settings), ENGINE, checkpoint=tmp_path / "run.pt")
@@ -102,13 +103,13 @@ def test_micro_batches_add_up_to_the_batch(micro_batch):
 
 
 def test_full_memory_halves_the_micro_batch(monkeypatch):
-    class Small(BASELINES["mlp"]):
+    class Small(BaselineMLP):
         def forward(self, x):
             if self.training and len(x) > 6:
                 raise torch.OutOfMemoryError("too large")
             return super().forward(x)
 
-    monkeypatch.setitem(BASELINES, "mlp", Small)
+    monkeypatch.setattr("fer_bench.models.BASELINES", {"mlp": Small})
     small = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)
     monkeypatch.undo()
     whole = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)
@@ -201,3 +202,23 @@ def test_fp16_on_the_cpu_is_refused():
     this = job(precision="fp16")
     with pytest.raises(UserError, match="fp16 needs a CUDA device"):
         train.choose_precision(this.network, this.member, CPU)
+
+
+def test_precision_is_probed_once_and_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv("FER_BENCH_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    seconds = {"fp32": 3.0, "bf16": 1.0}
+    monkeypatch.setattr(train, "_probe_seconds", lambda network, precision: seconds[precision])
+    this = job()
+    assert train.choose_precision(this.network, this.member, CPU) == "bf16"
+    seconds["bf16"] = 9.0
+    assert train.choose_precision(this.network, this.member, CPU) == "bf16"
+    (tmp_path / "precision.json").write_text("{")
+    assert train.choose_precision(this.network, this.member, CPU) == "fp32"
+
+
+def test_the_probe_leaves_the_network_as_it_was():
+    this = job(backbone="resnet10t")
+    before = {key: value.clone() for key, value in this.network.module.state_dict().items()}
+    assert train._probe_seconds(this.network, "fp32") > 0
+    assert all(torch.equal(value, before[key]) for key, value in this.network.module.state_dict().items())

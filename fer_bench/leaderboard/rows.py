@@ -177,7 +177,7 @@ def pairwise_p(right: np.ndarray) -> np.ndarray:
     p = np.minimum(1.0, 2 * binom.cdf(np.minimum(only, only.T), discordant, 0.5))
     upper = np.triu_indices(len(right), k=1)
     corrected = np.ones_like(p)
-    corrected[upper] = metrics.holm(p[upper])
+    corrected[upper] = metrics.holm(p[upper].tolist())
     return np.minimum(corrected, corrected.T)
 
 

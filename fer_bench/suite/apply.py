@@ -12,7 +12,7 @@ from fer_bench import data, records
 from fer_bench.config import Member
 from fer_bench.ensemble import soft_vote
 from fer_bench.errors import UserError
-from fer_bench.models import build
+from fer_bench.models import build, place
 from fer_bench.predict import probabilities
 from fer_bench.suite.plan import weights_path
 
@@ -65,7 +65,7 @@ def _probabilities(
 
     network = build(Member(name=record["name"], **record["identity"]["member"]), None)
     network.module.load_state_dict(load_file(path))
-    network.module.to(device, memory_format=torch.channels_last)
+    place(network.module, device)
     return probabilities(network, images, view, device=device, precision=record["environment"]["precision"])
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fer_bench.augment import PASSES
 from fer_bench.config import Member
-from fer_bench.models import build
+from fer_bench.models import build, place
 from fer_bench.suite.plan import Run
 from fer_bench.train import autocast, choose_precision
 
@@ -38,7 +38,7 @@ def _measure(member: Member, device: torch.device) -> tuple[int, float, int]:
     """(parameters, seconds an image in training, bytes of activations an image)."""
     network = build(member, None)
     precision = choose_precision(network, member, device)
-    module = network.module.to(device, memory_format=torch.channels_last).train()
+    module = place(network.module, device).train()
     n = PROBE_IMAGES.get(device.type, 8)
     x = torch.zeros(n, network.channels, network.side, network.side, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
