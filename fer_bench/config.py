@@ -2,7 +2,7 @@
 
 A suite asks the questions: which members (a member is a fully resolved configuration), which seeds, which ensembles.
 Unknown and duplicate keys are refused with their path. A member without its name, as ``identity_of`` gives it, is
-part of a run's identity: two members that train alike share records, and a changed setting is another run. A key that
+part of a run's identity: two members that train alike share one run, and a changed setting is another run. A key that
 is added later must have a neutral default and be left out of the identity while it holds that default.
 """
 

@@ -191,6 +191,21 @@ def test_a_diverged_run_is_a_record_and_its_vote_is_withheld(tmp_path):
     assert mended.withheld == []
 
 
+def test_the_same_settings_under_another_name_are_the_same_run(tmp_path, monkeypatch):
+    from fer_bench.suite import members
+
+    trained = []
+    real = members.fit
+    monkeypatch.setattr(members, "fit", lambda job, *a, **k: trained.append(job.member.name) or real(job, *a, **k))  # type: ignore[func-returns-value]
+    text = SUITE.replace("[0, 1]", "[0]").replace(", train: {lr: 1e-4}, views: [none]", "")
+    go(tmp_path, text)
+    one, two = (records.find(board(tmp_path), name, 0) for name in ("mlp", "mlp-slow"))
+    assert trained == ["mlp"]
+    assert one is not None
+    assert two is not None
+    assert (one["run_id"], one["predictions"]["sha256"]) == (two["run_id"], two["predictions"]["sha256"])
+
+
 def test_missing_weights_fail_one_member_and_the_rest_goes_on(tmp_path, monkeypatch):
     from fer_bench import models
 

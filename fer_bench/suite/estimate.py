@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from fer_bench.augment import PASSES
 from fer_bench.config import Member
@@ -42,17 +41,13 @@ def _measure(member: Member, device: torch.device) -> tuple[int, float, int]:
     n = PROBE_IMAGES.get(device.type, 8)
     x = torch.zeros(n, network.channels, network.side, network.side, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
-    target = torch.zeros(n, dtype=torch.long, device=device)
-    seconds, kept = [], 0
-    for _ in range(3):
-        start = time.perf_counter()
-        kept = _step(module, x, target, precision)
-        seconds.append(time.perf_counter() - start)
-    return network.parameters, min(seconds) / n, kept // n
+    half = _step(module, x[: n // 2], precision)[1]
+    (_, whole), (seconds, _) = _step(module, x, precision), _step(module, x, precision)
+    return network.parameters, seconds / n, max(0, whole - half) // (n - n // 2)
 
 
-def _step(module: torch.nn.Module, x: torch.Tensor, target: torch.Tensor, precision: str) -> int:
-    """Forward and backward once; returns the bytes that autograd kept in between, parameters left out."""
+def _step(module: torch.nn.Module, x: torch.Tensor, precision: str) -> tuple[float, int]:
+    """Forward and backward once; seconds, and the bytes that autograd kept in between, parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -63,11 +58,12 @@ def _step(module: torch.nn.Module, x: torch.Tensor, target: torch.Tensor, precis
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(x.device, precision):
-        loss = F.cross_entropy(module(x).float(), target)
+        start = time.perf_counter()
+        loss = module(x).float().square().mean()
     loss.backward()
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
-    return sum(kept.values())
+    return time.perf_counter() - start, sum(kept.values())
 
 
 def _scale(member: Member, parameters: int, seconds: float, kept: int, counts: dict[str, int]) -> dict[str, Any]:

@@ -80,10 +80,25 @@ def _finish(setting: Setting, this: Run, should_stop: Callable[[], bool], displa
         existing = records.find(setting.board, this.member.name, this.seed)
         assert existing is not None
         return existing
+    twin = _same_run(setting, this)
+    if twin is not None:
+        display.say(f"  the same run as {twin['name']}: its record is taken over")
+        arrays = records.arrays(setting.board, twin)
+        return records.load(
+            records.save(setting.board, twin | {"name": this.member.name, "suite": setting.suite}, arrays)
+        )
     with display.training(this.title) as report:
         record = run_member(setting, this, should_stop, report)
     display.say(f"  {score_line(record)}")
     return record
+
+
+def _same_run(setting: Setting, this: Run) -> dict[str, Any] | None:
+    """A finished record of the same run under another name; a name is no part of what a run is."""
+    if this.state == "redo":
+        return None
+    same = (record for record in records.load_all(setting.board) if record["run_id"] == this.run_id)
+    return next((record for record in same if record["kind"] == "member"), None)
 
 
 def _state_in_words(this: Run) -> str:

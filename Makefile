@@ -1,0 +1,54 @@
+# fer-bench: everything below works in a fresh clone and installs into .venv, once.
+# `make quick PYTHON=python3.12` takes another interpreter; 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.DELETE_ON_ERROR:
+.PHONY: help venv quick test lint typecheck check ci clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 12
+
+venv: $(INSTALLED)  ## make .venv and install fer-bench into it
+
+quick: $(INSTALLED)  ## train, vote and rank on the toy faces, with the real ImageNet weights
+	$(BIN)/fer-bench run suites/quick.yaml
+
+test: $(INSTALLED_DEV)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED_DEV)  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(INSTALLED_DEV)  ## check types
+	$(BIN)/mypy
+
+check: $(INSTALLED)  ## verify every record and leaderboard.md
+	$(BIN)/fer-bench leaderboard --check
+
+ci: test lint typecheck check  ## all that a pull request must pass
+
+clean:  ## remove .venv and the caches of the tools, not runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is older than 3.11: give make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(INSTALLED): $(MADE) pyproject.toml
+	@echo "installing fer-bench and what it needs into $(VENV); PyTorch alone is several gigabytes"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# dependency groups need pip 25.1
+$(INSTALLED_DEV): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
