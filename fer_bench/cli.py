@@ -271,6 +271,45 @@ def data_check(
     typer.echo(data.check(path, skip_bad_rows))
 
 
+@data_app.command("audit")
+def data_audit(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a file or folder in any form of FER2013")],
+    ferplus: Annotated[
+        Path | None, typer.Option("--ferplus", help="the votes of FER+, fer2013new.csv; default: beside the data")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="keep the row lists for a board, as in benchmark/audit.json")
+    ] = None,
+    report: Annotated[
+        Path, typer.Option("--report", help="folder for the page and the sheet of examples, which are not committed")
+    ] = Path("runs/audit"),
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Find twins within and across parts, conflicting labels, constant images; compare labels with FER+. Minutes."""
+    from fer_bench import audit, data
+
+    faces = data.load(path, skip_bad_rows=skip_bad_rows)
+    if write:
+        audit.refuse_partial(write, faces)
+    found = audit.examine(faces, ferplus or audit.beside(path), progress=_tenths("comparing images"))
+    if write:
+        audit.save(write, found)
+    typer.echo(audit.summary(found), nl=False)
+    typer.echo(f"report               {audit.write_report(report, found)}")
+
+
+def _tenths(what: str) -> Callable[[float], None]:
+    """Say each tenth of a long step on stderr, one plain line each."""
+    said = [0]
+
+    def progress(share: float) -> None:
+        if int(10 * share) > said[0]:
+            said[0] = int(10 * share)
+            typer.echo(f"{what}: {10 * said[0]} %", err=True)
+
+    return progress
+
+
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2, a traceback only with --debug."""
     try:
