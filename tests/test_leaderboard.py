@@ -347,6 +347,117 @@ def test_row_on_other_data_is_flagged_and_an_error(board):
     assert any("stranger.s0: data digest ffffffffffff" in problem for problem in leaderboard.check(board))
 
 
+# ---- the audit of the data
+
+
+def add_audit(board, twins, agrees, digest="d" * 64, n=N):
+    """An audit.json as written by hand: PrivateTest rows ``twins`` leak, ``agrees`` (None: no votes) have FER+'s."""
+    parts = {"Training": 8 * n, "PublicTest": n, "PrivateTest": n}
+    none = dict.fromkeys(parts, 0)
+    counts = {
+        "exact": dict.fromkeys(parts, none) | {"PrivateTest": none | {"Training": len(twins[:9])}},
+        "twins": dict.fromkeys(parts, none) | {"PrivateTest": none | {"Training": len(twins)}},
+        "pairs": len(twins),
+        "mirrored_pairs": 0,
+        "conflicting_rows": none,
+        "conflicting_groups": 0,
+        "constant": none,
+        "ferplus_agrees": None if agrees is None else none | {"PrivateTest": len(agrees)},
+        "ferplus_agrees_by_class": None if agrees is None else {"Angry": len(agrees)},
+    }
+    lists = {"exact_twin_in_training": twins[:9], "twin_in_training": twins, "other_label_in_training": twins[:2]}
+    content = {
+        "version": 1,
+        "data": {"name": "fer2013", "digest": digest, "counts": parts},
+        "correlation": 0.98,
+        "ferplus_sha256": None if agrees is None else "a" * 64,
+        "counts": counts,
+        "private_test": lists | {"constant": [], "ferplus_agrees": agrees},
+    }
+    (board / "audit.json").write_text(json.dumps(content))
+
+
+TWINS, AGREES = list(range(0, 350, 10)), list(range(50, 270))
+
+
+def test_cleaner_rows_are_counted_one_by_one(board):
+    add_audit(board, TWINS, AGREES)
+    cells = table_rows("\n" + section(page_of(board), "On cleaner rows"))
+    assert cells[0] == [
+        "name",
+        "all images %",
+        "no twin in Training, n = 315: % [95 %]",
+        "FER+ agrees, n = 220: % [95 %]",
+    ]
+    assert [line[0] for line in cells[1:]] == ["vote", "lite0-96", "resnet18-scratch", "baseline-mlp"]
+    stored = arrays_at(board, "lite0-96", 0)
+    pairs = zip(stored["PrivateTest/flip"].tolist(), stored["PrivateTest/labels"], strict=True)
+    right = [max(range(7), key=row.__getitem__) == label for row, label in pairs]
+    clean = [right[i] for i in range(N) if i % 10]
+    agreed = right[50:270]
+    assert cells[2][1] == f"{100 * sum(right) / N:.2f}"
+    for cell, subset in zip(cells[2][2:], (clean, agreed), strict=True):
+        p, n, z = sum(subset) / len(subset), len(subset), 1.959963985
+        middle, half = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n**2) ** 0.5
+        low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
+        assert cell == f"{100 * p:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def test_audit_is_summed_up_among_the_data(board):
+    add_audit(board, TWINS, AGREES)
+    facts = dict(table_rows("\n" + section(page_of(board), "Data and noise")))
+    assert facts["PrivateTest images that are in Training too"] == "9 (2.6 %), 2 with another label there"
+    assert facts["PrivateTest images with an exact or near twin in Training"] == "35 (10.0 %)"
+    assert facts["PrivateTest labels that the FER+ majority has too"] == "220 (62.9 %)"
+
+
+def test_audit_without_votes_has_no_column_for_them(board):
+    add_audit(board, TWINS, None)
+    text = page_of(board)
+    assert len(table_rows("\n" + section(text, "On cleaner rows"))[0]) == 3
+    assert "FER+" not in text
+
+
+def test_audit_is_an_input_of_the_page(board):
+    leaderboard.write(board)
+    before = page_of(board)
+    assert "On cleaner rows" not in before
+    pages = []
+    for twins in (TWINS, TWINS[:-1]):
+        add_audit(board, twins, AGREES)
+        assert any("is not what the records render to" in problem for problem in leaderboard.check(board))
+        leaderboard.write(board)
+        assert leaderboard.check(board) == []
+        pages.append((board / "leaderboard.md").read_text())
+    assert len({re.findall(r"inputs sha256:(\w{64})", text)[0] for text in (before, *pages)}) == 3
+    (board / "audit.json").unlink()
+    assert page_of(board) == before
+
+
+def test_audit_of_other_data_is_left_out_and_an_error(board):
+    add_audit(board, TWINS, AGREES, digest="f" * 64)
+    text = page_of(board)
+    assert "On cleaner rows" not in text
+    assert "exact or near twin" not in text
+    leaderboard.write(board)
+    problems = leaderboard.check(board)
+    assert len(problems) == 1
+    assert "audit.json: made on data ffffffffffff, the board's is dddddddddddd" in problems[0]
+
+
+def test_audit_that_cannot_be_read_is_one_error(board):
+    (board / "audit.json").write_text('{"version": 1')
+    problems = leaderboard.check(board)
+    assert len(problems) == 1
+    assert "audit.json: Invalid JSON" in problems[0]
+
+
+def test_rows_on_other_data_are_not_among_the_cleaner_ones(board):
+    add_audit(board, TWINS, AGREES)
+    add_member(board, "stranger", 3.0, digest="f" * 64)
+    assert "stranger" not in section(page_of(board), "On cleaner rows")
+
+
 # ---- figures
 
 

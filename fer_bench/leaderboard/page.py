@@ -17,6 +17,7 @@ def text(board: Board, prefix: str) -> str:
         ("Results", results(board)),
         ("What each row is and costs", costs(board, prefix)),
         ("Probabilities", probabilities(board)),
+        ("On cleaner rows", cleaner(board)),
         ("Test-time views", views(board)),
         ("By class", by_class(board)),
         ("Confusion matrices", confusions(board, prefix)),
@@ -121,6 +122,21 @@ def probabilities(board: Board) -> str:
     return f"On {TEST}, means over seeds.\n\n{tables.probabilities(board)}" if board.rows else ""
 
 
+def cleaner(board: Board) -> str:
+    """Accuracy where nothing leaked, and where a second opinion has the same label; "" without an audit."""
+    if board.audit is None or not board.fair:
+        return ""
+    subsets = {"no twin in Training": board.audit.without_twins}
+    notes = (
+        f"Accuracy of the declared seed on {TEST} without the images that have an exact or near twin in Training "
+        f"(pixels correlate at {board.audit.correlation:g} or more, mirror included)"
+    )
+    if (agrees := board.audit.ferplus_agrees) is not None:
+        subsets["FER+ agrees"] = agrees
+        notes += ", and on the images whose label is the majority vote of the ten FER+ annotators"
+    return f"{tables.cleaner(board, subsets)}\n\n{notes}, each with its 95 % Wilson interval."
+
+
 def views(board: Board) -> str:
     """Gain and price of test-time augmentation."""
     found = tables.views(board)
@@ -186,6 +202,7 @@ def data(board: Board) -> str:
         ["digest of the split", f"`{facts['split_digest']}`"],
         ["bad rows skipped", str(facts["skipped"])],
         [f"{TEST} opened", _looks(board)],
+        *_audited(board),
         *_noise(board),
     ]
     flagged = [f"{row.name} (`{row.flag[:12]}`)" for row in board.rows if row.flag]
@@ -197,6 +214,26 @@ def _looks(board: Board) -> str:
     finished = [record for record in board.records if record["kind"] != "failure"]
     looks = sum(look["part"] == TEST for record in board.records for look in record["looks"])
     return f"{_count(looks, 'time')} for {_count(len(finished), 'finished record')}"
+
+
+def _audited(board: Board) -> list[list[str]]:
+    """What the audit counted in PrivateTest."""
+    if board.audit is None:
+        return []
+    rows, total = board.audit.private_test, board.audit.test_rows
+    other = f"{len(rows.other_label_in_training)} with another label there"
+    found = [
+        [f"{TEST} images that are in Training too", f"{_of(len(rows.exact_twin_in_training), total)}, {other}"],
+        [f"{TEST} images with an exact or near twin in Training", _of(len(rows.twin_in_training), total)],
+        [f"constant images in {TEST}", str(len(rows.constant))],
+    ]
+    if rows.ferplus_agrees is not None:
+        found.append([f"{TEST} labels that the FER+ majority has too", _of(len(rows.ferplus_agrees), total)])
+    return found
+
+
+def _of(number: int, total: int) -> str:
+    return f"{number:,} ({100 * number / total:.1f} %)"
 
 
 def _noise(board: Board) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_bench import metrics, records
+from fer_bench import audit, metrics, records
 from fer_bench.ensemble import soft_vote
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import figures
@@ -28,7 +28,13 @@ def record_problems(board: Path) -> list[str]:
     if problems:
         return problems  # what follows reads arrays that have just been found broken
     scored = [record for record in found if record["kind"] != "failure"]
-    among = (_other_data(scored), _other_labels(board, scored), _seed_problems(scored), _vote_problems(board, scored))
+    among = (
+        _other_data(scored),
+        _other_labels(board, scored),
+        _seed_problems(scored),
+        _vote_problems(board, scored),
+        _audit_problems(board, scored),
+    )
     return [line for lines in among for line in lines]
 
 
@@ -38,13 +44,28 @@ def _title(record: Record) -> str:
 
 def _other_data(scored: list[Record]) -> Iterator[str]:
     """Yield the records that were not made on the data of most records, and those without a test part."""
-    digests = [record["data"]["digest"] for record in scored]
-    own = min(digests, key=lambda digest: (-digests.count(digest), digest), default="")
+    own = _own_data(scored)
     for record in scored:
         if (digest := record["data"]["digest"]) != own:
             yield f"{_title(record)}: data digest {digest[:12]}, the board's is {own[:12]}; move it to another board"
         if TEST not in record["figures"]:
             yield f"{_title(record)}: has no figures of {TEST}, so it has no row"
+
+
+def _own_data(scored: list[Record]) -> str:
+    """Return the data digest of most records."""
+    digests = [record["data"]["digest"] for record in scored]
+    return min(digests, key=lambda digest: (-digests.count(digest), digest), default="")
+
+
+def _audit_problems(board: Path, scored: list[Record]) -> Iterator[str]:
+    """Yield an audit of other data than the board's: the page leaves it out."""
+    found, own = audit.load(board), _own_data(scored)
+    if found and own and found.data.digest != own:
+        yield (
+            f"{board / audit.FILE}: made on data {found.data.digest[:12]}, the board's is {own[:12]}; "
+            f"run `fer-bench data audit PATH --write {board / audit.FILE}`"
+        )
 
 
 def _other_labels(board: Path, scored: list[Record]) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from fer_bench import metrics, records
+from fer_bench.audit import Audit
+from fer_bench.audit import load as load_audit
 from fer_bench.files import canonical_json, sha256_bytes
 from fer_bench.leaderboard.published import Published
 from fer_bench.leaderboard.published import load as load_published
@@ -80,6 +82,7 @@ class Board:
     records: tuple[Record, ...] = ()
     published: Published | None = None
     digest: str = ""
+    audit: Audit | None = None  # of the board's own data, or none
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -110,6 +113,7 @@ def read(board: Path) -> Board:
     """
     found = records.load_all(board)
     published = load_published(board)
+    audited = load_audit(board)
     rows = sorted(_flagged(_rows(board, found)), key=_order)
     fair = [row for row in rows if not row.flag]
     p = pairwise_p(np.array([row.right() for row in fair])) if fair else np.empty((0, 0))
@@ -120,12 +124,20 @@ def read(board: Path) -> Board:
         failures=tuple(record for record in found if record["kind"] == "failure"),
         records=tuple(found),
         published=None if any(record["data"]["name"] == "toyfaces" for record in found) else published,
-        digest=_digest(found, published),
+        digest=_digest(found, published, audited),
+        audit=audited if audited and fair and all(fits(audited, row) for row in fair) else None,
     )
 
 
-def _digest(found: list[Record], published: Published | None) -> str:
-    inputs = [found, published.model_dump(mode="json") if published else None]
+def fits(audited: Audit, row: Row) -> bool:
+    """Whether an audit is of the data that a row was made on, row for row."""
+    return audited.data.digest == row.record["data"]["digest"] and audited.test_rows == len(row.labels)
+
+
+def _digest(found: list[Record], published: Published | None, audited: Audit | None) -> str:
+    inputs: list[Any] = [found, published.model_dump(mode="json") if published else None]
+    if audited:  # a board without the file keeps the digest that it had before there were audits
+        inputs.append(audited.model_dump(mode="json"))
     return sha256_bytes(canonical_json(inputs))
 
 

@@ -173,6 +173,22 @@ def probabilities(board: Board) -> str:
     return table(head, rows, "lrrrr")
 
 
+def cleaner(board: Board, subsets: dict[str, np.ndarray]) -> str:
+    """Accuracy of each row's declared seed on all test images and on each subset, a mask (N,), with its interval."""
+    counted = [f"{name}, n = {mask.sum():,}: % [95 %]" for name, mask in subsets.items()]
+    rows = [
+        [row.name, percent(float(row.right().mean())), *(_share_right(row.right()[mask]) for mask in subsets.values())]
+        for row in board.fair
+    ]
+    return table(["name", "all images %", *counted], rows, "lrrr")
+
+
+def _share_right(right: np.ndarray) -> str:
+    if not len(right):
+        return NOTHING
+    return f"{percent(float(right.mean()))} {interval(*metrics.wilson(int(right.sum()), len(right)))}"
+
+
 def views(board: Board) -> str:
     """What each view set gains over one view of the same row (declared seed), and its passes; "" without any."""
     head = ["name", "views", "passes an image", "one view %", "with views %", "gain, points [95 %]", "uncorrected"]
