@@ -89,6 +89,20 @@ def ensemble(name="vote"):
     return {**base("ensemble", name, None, identity), **scored(arrays_of()), **parts}
 
 
+def external(name="theirs"):
+    arrays = {key.replace("none", "submitted"): values for key, values in arrays_of(views=("none",)).items()}
+    views = {"views": ["submitted"], "headline": "submitted", "passes": {"submitted": None}}
+    figures = {
+        part: {"submitted": metrics.figures(arrays[f"{part}/labels"], records.as_stored(arrays[f"{part}/submitted"]))}
+        for part in PARTS
+    }
+    hashed = {"source": "a colleague", "data_digest": "d" * 64, "split_digest": "e" * 64}
+    identity = {"kind": "external", "probabilities_sha256": records.probabilities_sha256(arrays), **hashed}
+    declared = {"model": {"parameters": None, "image_size": None, "pretraining": None}, "note": None}
+    facts = {"source": "a colleague", "labels_from": "fer2013.csv", "figures": figures, **views, **declared}
+    return {**base("external", name, None, identity), **facts}, arrays
+
+
 def failure(name="cnn", seed=0):
     identity = {"kind": "member", "member": {}, "seed": seed}
     reason = {"reason": "out of memory", "message": "batch 1 does not fit"}
@@ -228,7 +242,7 @@ def test_remove_deletes_both_files(board):
     [
         (lambda r: r.update(schema=2), "record schema 2, and this fer-bench reads 1"),
         (lambda r: r.pop("schema"), "record schema None"),
-        (lambda r: r.update(kind="guess"), "kind: 'guess' is none of member, ensemble, failure"),
+        (lambda r: r.update(kind="guess"), "kind: 'guess' is none of member, ensemble, external, failure"),
         (lambda r: r.update(colour="red"), "colour: Extra inputs are not permitted"),
         (lambda r: r["data"].pop("digest"), "data.digest: Field required"),
         (lambda r: r["model"].update(parameters="many"), "model.parameters: Input should be a valid integer"),
@@ -302,6 +316,43 @@ def test_save_refuses_arrays_that_are_no_probabilities(board, key, values, messa
     with pytest.raises(UserError, match=message):
         records.save(board, member(), {**arrays_of(), key: values})
     assert not board.exists()
+
+
+def test_submitted_row_is_known_by_its_probabilities(board):
+    record, arrays = external()
+    loaded = records.load(records.save(board, record, arrays))
+    assert names(board) == ["predictions/theirs.npz", "results/theirs.json"]
+    assert records.verify(board, loaded, metrics.figures) == []
+    stored = records.arrays(board, loaded)
+    expected = hashlib.sha256()
+    for part in ("PrivateTest", "PublicTest"):
+        expected.update(f"{part}/submitted".encode() + stored[f"{part}/submitted"].tobytes())
+    assert loaded["identity"]["probabilities_sha256"] == expected.hexdigest()
+    with pytest.raises(UserError, match="probabilities_sha256"):
+        records.save(board, record, arrays | {"PublicTest/submitted": arrays["PublicTest/submitted"][::-1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(source="me"), "identity.source: 'a colleague' is not what the record states, 'me'"),
+        (lambda r: r["data"].update(digest="f" * 64), "identity.data_digest"),
+    ],
+)
+def test_submitted_row_states_what_its_identity_hashes(board, change, message):
+    path = records.save(board, *external())
+    rewrite(path, change)
+    assert message in records.verify(board, records.load(path), metrics.figures)[0]
+
+
+def test_called_takes_the_lowest_seed_that_has_a_result(board):
+    records.save(board, failure("cnn", 0), None)
+    for seed in (1, 2):
+        records.save(board, member("cnn", seed), arrays_of())
+    assert [records.called(board, title)["seed"] for title in ("cnn", "cnn.s2")] == [1, 2]
+    for title in ("cnn.s0", "mlp"):
+        with pytest.raises(UserError, match="there are cnn"):
+            records.called(board, title)
 
 
 def test_a_result_without_arrays_is_refused(board):

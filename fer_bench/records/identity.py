@@ -15,7 +15,7 @@ def run_id(identity: dict[str, Any]) -> str:
 
 
 def stem(name: str, seed: int | None) -> str:
-    """Return the file stem of a record; seed None is an ensemble, which may not be named as if it had a seed."""
+    """Return the file stem of a record; seed None is for what has none, whose name may not end as if it had one."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or re.search(r"\.s\d+$", name):
         raise UserError(f"name {name!r}: use a-z, 0-9, '.', '_', '-', a letter or digit first, and no '.s0' at the end")
     return name if seed is None else f"{name}.s{seed}"

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fer_bench.data.faces import EMOTIONS, OFFICIAL_COUNTS, PARTS
+from fer_bench.files import sha256_bytes
 from fer_bench.records.identity import run_id, stem
 
 SCHEMA = 1
@@ -74,6 +75,14 @@ class _Reason(_Strict):
     message: str
 
 
+class _Declared(_Strict):
+    """What the sender of a submitted row says of its model; None is "not stated"."""
+
+    parameters: int | None
+    image_size: int | None
+    pretraining: str | None
+
+
 class _Source(_Strict):
     name: str
     seed: int | None
@@ -97,7 +106,6 @@ class _Base(_Strict):
 class _Scored(_Base):
     views: list[str]
     headline: str
-    passes: dict[str, int]
     predictions: _Predictions
     figures: dict[
         Literal["PublicTest", "PrivateTest"], dict[str, dict[str, Any]]
@@ -107,6 +115,7 @@ class _Scored(_Base):
 class _Member(_Scored):
     kind: Literal["member"]
     seed: int
+    passes: dict[str, int]
     model: _Model
     history: list[_Epoch]
 
@@ -114,9 +123,20 @@ class _Member(_Scored):
 class _Ensemble(_Scored):
     kind: Literal["ensemble"]
     seed: None
+    passes: dict[str, int]
     members: list[_Source]
     method: str
     weights: list[float]
+
+
+class _External(_Scored):
+    kind: Literal["external"]
+    seed: None
+    passes: dict[str, int | None]  # as declared
+    model: _Declared
+    source: str  # an address or words: who made the probabilities, with what
+    note: str | None
+    labels_from: str  # the data's form, or the record whose labels scored it
 
 
 class _Failure(_Base):
@@ -126,12 +146,23 @@ class _Failure(_Base):
     history: list[_Epoch] | None = None
 
 
-_KINDS: dict[Any, type[_Base]] = {"member": _Member, "ensemble": _Ensemble, "failure": _Failure}
+_KINDS: dict[Any, type[_Base]] = {
+    "member": _Member,
+    "ensemble": _Ensemble,
+    "external": _External,
+    "failure": _Failure,
+}
 
 
 def as_stored(probabilities: np.ndarray) -> np.ndarray:
     """Return probabilities (N, 7) as float16, bit for bit what a record keeps; figures are computed from this."""
     return np.asarray(probabilities).astype(np.float16)
+
+
+def probabilities_sha256(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 in hex over the probabilities as stored, in the order of their keys: what a submitted row is known by."""
+    keys = sorted(key for key in arrays if not key.endswith("/labels"))
+    return sha256_bytes(b"".join(key.encode() + as_stored(arrays[key]).astype("<f2").tobytes() for key in keys))
 
 
 def broken(record: Any) -> str | None:
@@ -160,6 +191,16 @@ def inconsistent(record: Record) -> str | None:
         return f"predictions.file: {record['predictions']['file']!r} must be {file!r}"
     if record["headline"] not in record["views"] or set(record["passes"]) != set(record["views"]):
         return f"headline {record['headline']!r} and passes {[*record['passes']]} are not of {record['views']}"
+    return _other_source(record) if record["kind"] == "external" else None
+
+
+def _other_source(record: Record) -> str | None:
+    """Say where a submitted record states another source or data than its identity hashes, or None."""
+    data = record["data"]
+    stated = {"source": record["source"], "data_digest": data["digest"], "split_digest": data["split_digest"]}
+    for key, value in stated.items():
+        if record["identity"].get(key) != value:
+            return f"identity.{key}: {record['identity'].get(key)!r} is not what the record states, {value!r}"
     return None
 
 
@@ -185,6 +226,9 @@ def array_problems(record: Record, arrays: dict[str, np.ndarray]) -> Iterator[st
         for view in record["views"]:
             if problem := _wrong_values(arrays[f"{part}/labels"], arrays[f"{part}/{view}"]):
                 yield f"{part}/{view}: {problem}"
+    hashed = record["identity"].get("probabilities_sha256")
+    if record["kind"] == "external" and hashed != (found := probabilities_sha256(arrays)):
+        yield f"identity.probabilities_sha256: {hashed} is not that of the stored arrays, {found}"
 
 
 def _wrong_values(labels: np.ndarray, probabilities: np.ndarray) -> str | None:

@@ -63,9 +63,20 @@ def load_all(board: Path) -> list[Record]:
 
 
 def find(board: Path, name: str, seed: int | None) -> Record | None:
-    """Read the record of one name and seed (None for an ensemble), or return None where there is none."""
+    """Read the record of one name and seed (None for what has none), or return None where it is not there."""
     path, _ = _paths(board, name, seed)
     return load(path) if path.is_file() else None
+
+
+def called(board: Path, title: str) -> Record:
+    """Read the scored record of a name, of its lowest seed where it has several, or of ``NAME.sSEED``."""
+    everything = load_all(board)
+    scored = [record for record in everything if record["kind"] != "failure"]
+    for record in scored:
+        if title in (record["name"], stem(record["name"], record["seed"])):
+            return record
+    names = ", ".join(sorted({record["name"] for record in scored})) or "none"
+    raise UserError(f"{board}: no record is called {title!r}; there are {names}")
 
 
 def arrays(board: Path, record: Record) -> dict[str, np.ndarray]:

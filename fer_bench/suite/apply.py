@@ -38,13 +38,7 @@ def find_record(model: str, board: Path) -> dict[str, Any]:
         if not path.is_file():
             raise UserError(f"{path}: no such record")
         return records.load(path)
-    name, _, seed = model.rpartition(".s")
-    found = [r for r in records.load_all(board) if r["name"] == model or (r["name"] == name and str(r["seed"]) == seed)]
-    found = [r for r in found if r["kind"] != "failure"]
-    if not found:
-        names = ", ".join(sorted({r["name"] for r in records.load_all(board)})) or "none"
-        raise UserError(f"{board}: no record is called {model!r}; there are {names}")
-    return found[0]
+    return records.called(board, model)
 
 
 def _probabilities(
@@ -54,6 +48,8 @@ def _probabilities(
         members = [records.find(board, member["name"], member["seed"]) for member in record["members"]]
         found = [_probabilities(m, images, board, runs_dir, device, view or record["headline"]) for m in members if m]
         return soft_vote(np.stack(found), record["weights"])
+    if record["kind"] == "external":
+        raise UserError(f"{record['name']}: submitted as probabilities, without a model; see {record['source']}")
     view = view or record["headline"]
     path = weights_path(runs_dir, record["run_id"])
     if not path.is_file():
