@@ -217,6 +217,86 @@ def leaderboard(
 
 
 @app.command()
+def submit(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.npz", help="arrays PublicTest and PrivateTest, (3589, 7) probabilities each")
+    ],
+    name: Annotated[str, typer.Option("--name", help="the row's name: a-z, 0-9, '.', '_', '-'")],
+    source: Annotated[str, typer.Option("--source", help="who made them, with what: an address or words")],
+    data_dir: DataDir = None,
+    parameters: Annotated[int | None, typer.Option("--parameters", min=1, help="parameters of the model")] = None,
+    side: Annotated[int | None, typer.Option("--side", min=1, help="side of its input in pixels")] = None,
+    passes: Annotated[int | None, typer.Option("--passes", min=1, help="forward passes an image, in all")] = None,
+    pretraining: Annotated[
+        str | None, typer.Option("--pretraining", help="what it was trained on before, or none")
+    ] = None,
+    note: Annotated[str | None, typer.Option("--note", help="one sentence for the board")] = None,
+    board: Board = Path("benchmark"),
+    force: Annotated[bool, typer.Option("--force", help="replace a submitted row of that name")] = False,
+) -> None:
+    """Score class probabilities that other software made, as a row of the board, and render the leaderboard.
+
+    Labels come from the data, or, where none is given, from a record of the board.
+    """
+    from fer_bench import leaderboard as rendering
+    from fer_bench.submit import Declared
+    from fer_bench.submit import submit as make
+
+    declared = Declared(parameters, side, passes, pretraining, note)
+    done = make(file, name, source, board=board, data_dir=data_dir, declared=declared, force=force)
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"labels: {done.record['labels_from']}", err=True)
+    if not done.is_new:
+        typer.echo(f"{name} is on the board already, unchanged", err=True)
+    _print_submitted(done.record)
+    _print(f"board: {rendering.write(board, rendering.board_file(board))}")
+
+
+def _print_submitted(record: dict[str, Any]) -> None:
+    table = _table({"row": "l", "PublicTest %": "r", "PrivateTest %": "r", "macro-F1": "r", "run id": "l"})
+    public, private = (record["figures"][part][record["headline"]] for part in ("PublicTest", "PrivateTest"))
+    cells = [100 * public["accuracy"], 100 * private["accuracy"], 100 * private["macro_f1"]]
+    table.add_row(record["name"], *(f"{cell:.2f}" for cell in cells), record["run_id"])
+    _print(table)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="a row's name, or NAME.s1 for another seed than its lowest")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the row to compare it with")],
+    board: Board = Path("benchmark"),
+    view: Annotated[
+        str | None, typer.Option("--view", help="a view set that both store; default: each row's own headline")
+    ] = None,
+) -> None:
+    """Compare two rows on PrivateTest, image by image: A minus B, with interval and exact test."""
+    from fer_bench.compare import compare as pair
+
+    found = pair(board, a, b, view)
+    _print_comparison(found)
+
+
+def _print_comparison(found: Any) -> None:
+    from fer_bench.data import EMOTIONS
+    from fer_bench.leaderboard.markdown import p_value, percent, points, points_interval
+
+    a, b = found.a, found.b
+    table = _table({"": "l", "images": "r", a.title: "r", b.title: "r", "A − B, points": "l"})
+    table.add_row("views", "", a.view, b.view, "")
+    accuracies = percent(a.accuracy), percent(b.accuracy)
+    table.add_row(
+        "accuracy %", str(found.images), *accuracies, points_interval(found.difference, found.low, found.high)
+    )
+    table.add_row("right where the other is wrong", "", str(a.only_right), str(b.only_right), p_value(found.p))
+    for i, difference in enumerate(found.recall_differences):
+        recalls = percent(a.recall[i]), percent(b.recall[i])
+        table.add_row(f"recall % {EMOTIONS[i]}", str(found.support[i]), *recalls, points(difference))
+    notes = "PrivateTest; in brackets a 95 % paired bootstrap interval; p: exact McNemar, of this pair alone"
+    _print(table, notes)
+
+
+@app.command()
 def predict(
     source: Annotated[Path, typer.Argument(metavar="IMAGES|CSV", help="an image, a folder of images, or FER2013 data")],
     model: Annotated[str, typer.Option("--model", help="a record: its JSON file, or its name on the board")],

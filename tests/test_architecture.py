@@ -12,7 +12,8 @@ PACKAGE = Path(fer_bench.__file__).parent
 # fmt: off
 ORDER = [
     "errors", "files", "config", "data", "toyfaces", "splits", "audit", "augment", "models", "train", "predict",
-    "records", "metrics", "ensemble", "tune", "leaderboard", "suite", "cli",
+    "records", "metrics", "ensemble", "tune", "leaderboard", "submit", "compare", "suite",
+    "cli",
 ]
 # fmt: on
 NEEDS_TORCH = {"augment", "models", "train", "predict", "suite", "cli"}

@@ -127,6 +127,29 @@ def add_vote(board, name, members, shift=0.0):
     return record
 
 
+def add_external(board, name, skill=1.0, source="https://example.org/model", passes=None, **said):
+    given = arrays_of(skill, 9)
+    arrays = {key.replace("none", "submitted"): values for key, values in given.items() if "flip" not in key}
+    hashed = {"source": source, "data_digest": "d" * 64, "split_digest": "e" * 64}
+    identity = {"kind": "external", "probabilities_sha256": records.probabilities_sha256(arrays), **hashed}
+    keys = [(part, f"{part}/labels", f"{part}/submitted") for part in ("PublicTest", "PrivateTest")]
+    record = base("external", name, None, identity, N) | {
+        "suite": "submitted",
+        "views": ["submitted"],
+        "headline": "submitted",
+        "passes": {"submitted": passes},
+        "figures": {p: {"submitted": metrics.figures(arrays[y], records.as_stored(arrays[x]))} for p, y, x in keys},
+        "model": {"parameters": None, "image_size": None, "pretraining": None} | said,
+        "source": source,
+        "note": None,
+        "labels_from": "fer2013.csv",
+        "environment": {},
+        "timing": {},
+    }
+    records.save(board, record, arrays)
+    return record
+
+
 def add_failure(board, name, message="batch 1 | does not fit"):
     record = base("failure", name, 0, {"kind": "member", "seed": 0, "name": name}, N)
     records.save(board, record | {"failure": {"reason": "out of memory", "message": message}, "looks": []}, None)
@@ -264,6 +287,53 @@ def test_confusion_tables_count_every_image(standing):
     cells = table_rows(section(page_of(standing), "Confusion matrices"))
     counts = np.array([[int(n) for n in line[1:]] for line in cells[1:]])
     assert counts.sum(axis=1).tolist() == np.bincount(labels_of(N, "PrivateTest"), minlength=7).tolist()
+
+
+def test_submitted_rows_are_ranked_tested_and_marked(board):
+    add_external(board, "theirs", 2.4, passes=1)
+    text = page_of(board)
+    cells = {line[1].strip("*"): line for line in table_rows("\n" + section(text, "Results"))}
+    assert cells["theirs†"][3:5] == ["–", "–"]
+    found = rows.read(board)
+    assert set(found.ranks) == {"vote", "theirs", "lite0-96", "resnet18-scratch", "baseline-mlp"}
+    assert [row.name for row in found.leading] == ["lite0-96", "vote", "theirs"]
+    assert "Best submitted row: **theirs†**" in text
+    assert ", 1 pass an image" in text
+    assert "5 rows from 4 trained runs and 1 submission" in text
+    assert "† marks rows submitted as probabilities" in section(text, "Results")
+    assert "recall %: theirs" in section(text, "By class")
+    assert "confusion-theirs.svg" in section(text, "Confusion matrices")
+    assert "suites/submitted.yaml" not in text
+    leaderboard.write(board)
+    assert leaderboard.check(board) == []
+
+
+def test_boards_without_submitted_rows_do_not_speak_of_them(standing):
+    assert "†" not in page_of(standing)
+    assert "submi" not in page_of(standing)
+
+
+def test_board_of_submitted_rows_alone_holds(tmp_path):
+    add_external(tmp_path / "cpu", "theirs")
+    leaderboard.write(tmp_path / "cpu")
+    assert leaderboard.check(tmp_path / "cpu") == []
+    text = page_of(tmp_path / "cpu")
+    assert "Best submitted row: **theirs†**" in text
+    assert "passes not stated" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("https://github.com/a/b/", "[a/b](https://github.com/a/b/)"),
+        ("http://www.example.org/a(b)|c", "[example.org/a(b)c](http://www.example.org/a%28b%29%7Cc)"),
+        ("a colleague, 2025", "a colleague, 2025"),
+        ("https://example.org and words", "https://example.org and words"),
+        ("javascript:alert(1)", "javascript:alert(1)"),
+    ],
+)
+def test_addresses_become_links(given, expected):
+    assert tables.source(given) == expected
 
 
 def test_failures_are_shown_and_cannot_break_the_table(standing):

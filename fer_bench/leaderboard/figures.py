@@ -34,8 +34,7 @@ STYLE = {
 
 def plans(board: Board) -> dict[str, dict[str, Any]]:
     """Say what each figure shows, by file name: plain data, from which ``draw`` and the data digest are made."""
-    best = [row for row in (board.best(ensemble=False), board.best(ensemble=True)) if row]
-    found = {confusion_name(row): _confusion_plan(row) for row in best}
+    found = {confusion_name(row): _confusion_plan(row) for row in board.leading}
     members = curve_rows(board)
     return found | ({"curves.svg": _curves_plan(members)} if members else {})
 

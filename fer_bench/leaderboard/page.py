@@ -56,28 +56,33 @@ def summary(board: Board) -> str:
         gain = metrics.paired_bootstrap(best[1].right(), best[0].right())
         which = "that model" if len(best[0].seeds) == 1 else "that model's declared seed"
         said[1] = f"{said[1]}, {points_interval(*gain)} points against {which}"
+    if board.best_external:
+        said.append(_best("submitted row", board.best_external))
     return f"{'. '.join(said)}. {_size(board)} {_tied(board)}"
 
 
 def _best(kind: str, row: Row) -> str:
     passes = row.record["passes"][row.headline]
     what = f"{percent(row.mean('accuracy'))} % {interval(*tables.accuracy_interval(row))}"
-    return f"Best {kind}: **{row.name}** with {what}, {passes} {'pass' if passes == 1 else 'passes'} an image"
+    cost = "passes not stated" if passes is None else f"{_count(passes, 'pass', 'passes')} an image"
+    return f"Best {kind}: **{tables.title(row)}** with {what}, {cost}"
 
 
 def _size(board: Board) -> str:
     facts = board.data or {}
     runs = sum(record["kind"] == "member" for record in board.records)
+    submitted = sum(row.is_external for row in board.rows)
+    others = f" and {_count(submitted, 'submission')}" if submitted else ""
     name = {"fer2013": "FER2013", "toyfaces": "the toy faces"}[facts["name"]]
     copy = "" if facts["name"] != "fer2013" else "the canonical " if facts["canonical"] else "a non-canonical copy of "
     return (
-        f"{_count(len(board.rows), 'row')} from {_count(runs, 'trained run')}, scored on the "
+        f"{_count(len(board.rows), 'row')} from {_count(runs, 'trained run')}{others}, scored on the "
         f"{len(board.fair[0].labels):,} {TEST} images of {copy}{name} (digest `{facts['digest'][:12]}`)."
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _tied(board: Board) -> str:
@@ -99,6 +104,11 @@ def results(board: Board) -> str:
         f"tests, Holm-corrected over all pairs of rows, and p ≥ {LEVEL:g} is a tie. *PublicTest* is validation, "
         "not a result."
     )
+    if board.best_external:
+        notes += (
+            f" {tables.DAGGER} marks rows submitted as probabilities that other software made: scored and tested here "
+            "like the others, but how they were made is the word of their source."
+        )
     return f"{tables.results(board)}\n\n{notes}"
 
 
@@ -114,7 +124,11 @@ def costs(board: Board, prefix: str) -> str:
         )
     if dirty := sorted({record["name"] for record in board.records if record["environment"].get("git_dirty")}):
         notes.append(f"Made by code with uncommitted changes: {listing(dirty)}.")
-    return f"{tables.costs(board, prefix)}\n\n{' '.join(notes)}"
+    external = [row for row in board.rows if row.is_external]
+    if external:
+        notes.append(f"What stands in the rows with {tables.DAGGER} is declared by whoever submitted them.")
+    said = [f"{tables.title(row)}: {row.record['note']}" for row in external if row.record["note"]]
+    return "\n\n".join([tables.costs(board, prefix), " ".join(notes), *map(escape, said)])
 
 
 def probabilities(board: Board) -> str:
@@ -144,21 +158,15 @@ def views(board: Board) -> str:
     return f"{intro}\n\n{found}" if found else ""
 
 
-def best_rows(board: Board) -> list[Row]:
-    """The best single model and the best ensemble, as far as there are."""
-    return [row for row in (board.best(ensemble=False), board.best(ensemble=True)) if row]
-
-
 def by_class(board: Board) -> str:
     """Recall and precision of the best rows."""
-    rows = best_rows(board)
-    return tables.classes(rows) if rows else ""
+    return tables.classes(board.leading) if board.leading else ""
 
 
 def confusions(board: Board, prefix: str) -> str:
     """A figure and two folded tables for each of the best rows."""
     parts = []
-    for row in best_rows(board):
+    for row in board.leading:
         counts, shares = tables.confusion(row)
         name = escape(row.name)
         link = f"{prefix}figures/{figures.confusion_name(row)}"
@@ -249,7 +257,7 @@ def _noise(board: Board) -> list[list[str]]:
 
 def reproduce(board: Board) -> str:
     """The commands that make these rows and prove this page."""
-    suites = sorted({record["suite"] for record in board.records})
+    suites = sorted({record["suite"] for record in board.records if record["kind"] != "external"})
     commands = [f"fer-bench run suites/{suite}.yaml" for suite in suites]
     block = "\n".join([*commands, "fer-bench leaderboard --check"])
     return (

@@ -42,6 +42,11 @@ class Row:
         return self.record["kind"] == "ensemble"
 
     @property
+    def is_external(self) -> bool:
+        """Whether other software made the row's probabilities."""
+        return self.record["kind"] == "external"
+
+    @property
     def headline(self) -> str:
         """The view set that the row is ranked by."""
         return self.record["headline"]
@@ -101,8 +106,19 @@ class Board:
         return tuple(row for row in self.rows if not row.flag)
 
     def best(self, *, ensemble: bool) -> Row | None:
-        """The first single model or the first ensemble, None where there is none."""
-        return next((row for row in self.fair if row.is_ensemble == ensemble), None)
+        """The first single model or the first ensemble made here, None where there is none."""
+        return next((row for row in self.fair if row.is_ensemble == ensemble and not row.is_external), None)
+
+    @property
+    def best_external(self) -> Row | None:
+        """The first submitted row, None where there is none: a model or an ensemble, only its source knows."""
+        return next((row for row in self.fair if row.is_external), None)
+
+    @property
+    def leading(self) -> tuple[Row, ...]:
+        """The best single model, the best ensemble and the best submitted row, as far as there are."""
+        best = (self.best(ensemble=False), self.best(ensemble=True), self.best_external)
+        return tuple(row for row in best if row)
 
 
 def read(board: Path) -> Board:

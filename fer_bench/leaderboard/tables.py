@@ -1,5 +1,6 @@
 """The board's own tables: results, what a row is, probabilities, test-time views, classes, confusion matrices."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from fer_bench.leaderboard.markdown import (
 )
 from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Pair, Record, Row
 from fer_bench.records.identity import stem
+
+DAGGER = "†"  # marks the rows that were submitted
 
 
 def results(board: Board) -> str:
@@ -38,7 +41,7 @@ def results(board: Board) -> str:
 def _result(board: Board, row: Row) -> list[str]:
     return [
         _rank(board, row),
-        f"**{row.name}**" if row in (board.best(ensemble=True), board.best(ensemble=False)) else row.name,
+        f"**{title(row)}**" if row in board.leading else title(row),
         f"{percent(row.mean('accuracy'))} {interval(*accuracy_interval(row))}",
         seeds(row),
         percent(row.mean("accuracy", view="none")),
@@ -46,6 +49,11 @@ def _result(board: Board, row: Row) -> list[str]:
         percent(row.mean("macro_f1")),
         percent(row.mean("accuracy", VALIDATION)),
     ]
+
+
+def title(row: Row) -> str:
+    """The row's name, with a dagger where other software made it."""
+    return f"{row.name}{DAGGER}" if row.is_external else row.name
 
 
 def accuracy_interval(row: Row) -> tuple[float, float]:
@@ -61,8 +69,8 @@ def _rank(board: Board, row: Row) -> str:
 
 
 def seeds(row: Row) -> str:
-    """Number of seeds, with the standard deviation of accuracy over them in points; an ensemble has none."""
-    if row.is_ensemble:
+    """Number of seeds, with the standard deviation of accuracy over them in points; only trained rows have any."""
+    if row.is_ensemble or row.is_external:
         return NOTHING
     values = row.values("accuracy")
     return "1" if len(values) == 1 else f"{len(values)}, sd {100 * np.std(values, ddof=1):.2f}"
@@ -95,9 +103,38 @@ def costs(board: Board, prefix: str) -> str:
         "records",
     ]
     found = {(record["name"], record["seed"]): record for record in board.records}
-    rows = [_ensemble_cost(row, found) if row.is_ensemble else _member_cost(row) for row in board.rows]
+    rows = [_cost(row, found) for row in board.rows]
     links = [_links(row, prefix) for row in board.rows]
     return table(head, [[*cells, link] for cells, link in zip(rows, links, strict=True)], "llrrlrrrll")
+
+
+def _cost(row: Row, found: dict[tuple[str, int | None], Record]) -> list[str]:
+    if row.is_external:
+        return _external_cost(row)
+    return _ensemble_cost(row, found) if row.is_ensemble else _member_cost(row)
+
+
+def _external_cost(row: Row) -> list[str]:
+    """What the sender declared."""
+    model, passes = row.record["model"], row.record["passes"][row.headline]
+    return [
+        title(row),
+        f"external: {source(row.record['source'])}",
+        number(model["parameters"] and model["parameters"] / 1e6, 2),
+        NOTHING if model["image_size"] is None else str(model["image_size"]),
+        "from scratch" if model["pretraining"] == "none" else model["pretraining"] or NOTHING,
+        NOTHING if passes is None else str(passes),
+        *[NOTHING] * 3,
+    ]
+
+
+def source(given: str) -> str:
+    """Where a submitted row comes from: an address as a link, anything else as it is."""
+    if not re.fullmatch(r"https?://[^\s<>\"`\\]+", given):
+        return given
+    words = given.split("://", 1)[1].rstrip("/").removeprefix("www.").removeprefix("github.com/")
+    address = given.translate({ord(mark): f"%{ord(mark):02X}" for mark in "()[]|"})
+    return f"[{words.translate({ord(mark): None for mark in '[]|'})}]({address})"
 
 
 def _member_cost(row: Row) -> list[str]:
@@ -118,7 +155,7 @@ def _member_cost(row: Row) -> list[str]:
 def _ensemble_cost(row: Row, found: dict[tuple[str, int | None], Record]) -> list[str]:
     sources = [(source["name"], source["seed"]) for source in row.record["members"]]
     members = [found[source] for source in sources if source in found]
-    sizes = [member["model"]["parameters"] for member in members if "model" in member]
+    sizes = [member["model"]["parameters"] for member in members if member.get("model", {}).get("parameters")]
     whole = len(sizes) == len(sources)
     minutes = [member["timing"].get("train_seconds") for member in members]
     return [
