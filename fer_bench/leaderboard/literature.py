@@ -32,8 +32,9 @@ def section(published: Published) -> str:
     """The published tables in the order of ``CLASSES``, each by falling accuracy."""
     parts = [
         "Figures of other people, as published, each under the protocol that it was made with. Where no note "
-        "says that probabilities are at hand, they **cannot be tested in pairs** with the rows above, and only *clean* figures are made as "
-        "those are. *Others got* is the range that other people reached with the same code or weights."
+        "says that probabilities are at hand, they **cannot be tested in pairs** with the rows above, and only *clean* "
+        "figures are made as those are. *Others got* is the range that other people reached with the same code or "
+        "weights."
     ]
     for protocol_class, (title, meaning) in CLASSES.items():
         methods = [method for method in published.methods if method.protocol_class == protocol_class]

@@ -54,12 +54,12 @@ def wrong_probabilities(values: np.ndarray, rows: int) -> str | None:
     if not np.isfinite(values).all():
         return f"row {_first(~np.isfinite(values).all(axis=1))} is not finite"
     numbers, tolerance = values.astype(np.float64), HALF_TOLERANCE if values.dtype == np.float16 else TOLERANCE
-    outside = ((numbers < -RANGE_TOLERANCE) | (numbers > 1 + tolerance)).any(axis=1)
+    outside = (numbers.min(axis=1) < -RANGE_TOLERANCE) | (numbers.max(axis=1) > 1 + tolerance)
     sums: np.ndarray = numbers.sum(axis=1)
     off: np.ndarray = np.abs(sums - 1) > tolerance
     if not (outside | off).any():
         return None
-    row = _first(outside if outside.any() else off)
+    row = _first(outside) if outside.any() else _first(off)
     found = f"{numbers[row].min():.4g} to {numbers[row].max():.4g}, sum {sums[row]:.4g}"
     return f"must be 0-1 with rows that sum to 1; row {row} holds {found}; {_hint(numbers, sums)}"
 
