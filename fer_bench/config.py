@@ -11,17 +11,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fer_bench.errors import UserError
 
 PROTOCOL = "fer2013-v1"
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
+
+def _not_a_seed(name: str) -> str:
+    """Refuse names that end like a record of one seed, such as resnet18.s0."""
+    if re.search(r"\.s\d+$", name):
+        raise ValueError(f"{name!r} ends like a seed's record; leave the {name[name.rindex('.') :]!r} away")
+    return name
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Name = Annotated[str, Field(pattern=NAME, max_length=60)]
+Name = Annotated[str, Field(pattern=NAME, max_length=60), AfterValidator(_not_a_seed)]
 View = Literal["none", "flip"]
 
 
@@ -158,9 +166,14 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        where = f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}"
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UserError(f"{where}: a key must be a word, found a list or a mapping")
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise UserError(f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: the key {key!r} stands twice")
+            raise UserError(f"{where}: the key {key!r} stands twice")
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
@@ -221,6 +234,8 @@ def _first_problem(error: ValidationError) -> str:
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
+    message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)
+    message = re.sub(r"valid tuple|valid list|Tuple", "list", message).replace(" after validation", "")
     if first["type"] == "extra_forbidden":
         message = f"unknown key{_near(first['loc'])}"
     elif not isinstance(first["input"], dict) and first["type"] != "value_error":

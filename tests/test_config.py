@@ -63,6 +63,9 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
         (MINIMAL.replace("pretrained", "views: [ten-crop], pretrained"), "members.0.views.0", "'flip'"),
         (MINIMAL.replace("pretrained: false", "pretrained: true"), "members.0", "pretrained: false"),
         (MINIMAL.replace("mlp,", "MLP,"), "members.0.name", "found 'MLP'"),
+        (MINIMAL.replace("mlp,", "mlp.s0,"), "members.0.name", "leave the '.s0' away"),
+        (MINIMAL + "seeds: 3\n", "seeds", "should be a list, found 3"),
+        (MINIMAL + "defaults: []\n", "defaults", "should be a mapping"),
         (MINIMAL + "ensembles: [{name: v, members: [mlp, cnn]}]\n", "", "no member is called 'cnn'"),
         (MINIMAL + "ensembles: [{name: mlp, members: [mlp, mlp]}]\n", "", "used twice"),
         ("suite: x\nmembers: []\n", "members", "at least 1"),
@@ -73,6 +76,18 @@ def test_mistakes_name_the_key(tmp_path, text, path, hint):
     message = refusal(tmp_path, text)
     assert path in message
     assert hint in message
+
+
+@pytest.mark.parametrize("text", ["? [a]\n: 3\n", "suite: x\n? {a: 1}\n: 2\n"])
+def test_odd_keys_are_refused_with_their_line(tmp_path, text):
+    assert "a key must be a word" in refusal(tmp_path, text)
+
+
+def test_merge_keys_work(tmp_path):
+    text = MINIMAL.replace("pretrained: false", "pretrained: false, train: &t {epochs: 3}")
+    text += "  - {name: mlp-2, backbone: 'baseline:mlp', pretrained: false, train: {<<: *t, lr: 0.1}}\n"
+    train = load_suite(write(tmp_path, text)).members[1].train
+    assert (train.epochs, train.lr) == (3, 0.1)
 
 
 def test_duplicate_key_is_refused_with_its_line(tmp_path):
