@@ -100,10 +100,11 @@ def run(
 ) -> None:
     """Train, score and vote what SUITE asks for, then render the leaderboard. Finished runs are skipped."""
     _set_offline(offline)
-    from fer_bench import suite as stages
+    from fer_bench.suite import stages
+    from fer_bench.suite.plan import Options
     from fer_bench.suite.progress import Display
 
-    options = stages.Options(data_dir, output_dir, runs_dir, tuple(seed or ()), device, limit, force, skip_bad_rows)
+    options = Options(data_dir, output_dir, runs_dir, tuple(seed or ()), device, limit, force, skip_bad_rows)
     display = Display()
     if dry_run:
         rows = stages.dry_run(suite, options, display)
@@ -189,6 +190,22 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
     missing = sorted({row["unavailable"] for row in rows if row["unavailable"] and row["state"] != "done"})
     total = sum(row.get("seconds", 0) for row in rows if not row["unavailable"])
     _print(table, *missing, f"estimated time of what can start: {duration(total)}")
+
+
+@app.command()
+def ensemble(
+    suite: SuiteFile,
+    board: Board = Path("benchmark"),
+    force: Annotated[bool, typer.Option("--force", help="build finished ensembles again")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
+) -> None:
+    """Build the ensembles of SUITE from the board's records, then render the leaderboard. Trains nothing."""
+    from fer_bench.suite.progress import Display
+    from fer_bench.suite.votes import run_ensembles
+
+    outcome = run_ensembles(suite, board, Display(), force=force)
+    typer.echo(json.dumps(_as_rows(outcome), indent=1)) if as_json else _print_outcome(outcome)
+    raise typer.Exit(FAILED if outcome.withheld else DONE)
 
 
 @app.command()
@@ -323,7 +340,7 @@ def predict(
 @app.command("fetch-weights")
 def fetch_weights(suite: SuiteFile) -> None:
     """Find or download the pretrained weights of every backbone in SUITE, so that it can run offline."""
-    from fer_bench import suite as stages
+    from fer_bench.suite import stages
 
     found = stages.fetch_weights(suite)
     for backbone, origin in found:

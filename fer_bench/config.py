@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fer_bench.errors import UserError
 
@@ -114,13 +123,86 @@ class Member(Frozen):
         return self
 
 
+class NoParameters(Frozen):
+    """A vote that has nothing to set."""
+
+
+class WeightedVote(Frozen):
+    """Soft vote with weights of least negative log-likelihood on PublicTest."""
+
+    pull: Positive = Field(0.01, description="towards uniform weights, as a share of the images that speak for them")
+
+
+class Greedy(Frozen):
+    """Forward selection with replacement (Caruana et al., 2004)."""
+
+    bags: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="selections that are averaged")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of the members that each bag may pick from")
+    size: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="most picks of a bag")
+    metric: Literal["nll", "accuracy"] = Field("nll", description="what a pick must improve on PublicTest")
+
+
+class StackLogistic(Frozen):
+    """Multinomial logistic regression on the members' log-probabilities."""
+
+    strength: Positive = Field(0.03, description="of the L2 penalty, against the mean loss of an image")
+
+
+class StackTrees(Frozen):
+    """Gradient-boosted trees on the members' log-probabilities."""
+
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 50
+    learning_rate: Positive = 0.1
+    leaves: Annotated[int, Field(ge=2, le=1000)] = Field(8, description="most leaves of a tree")
+    leaf_images: Annotated[int, Field(ge=1)] = Field(20, description="fewest images of a leaf")
+    features: Annotated[float, Field(gt=0, le=1)] = Field(0.2, description="share of the inputs tried at each split")
+
+
+PARAMETERS: dict[str, type[Frozen]] = {
+    "soft-vote": NoParameters,
+    "hard-vote": NoParameters,
+    "geometric-mean": NoParameters,
+    "weighted-vote": WeightedVote,
+    "greedy": Greedy,
+    "stack-logistic": StackLogistic,
+    "stack-trees": StackTrees,
+}
+
+
 class Ensemble(Frozen):
-    """A vote over members named in advance; every seed of a member takes part."""
+    """A combination of members named in advance; every seed of a member takes part.
+
+    What a method or a temperature fits, it fits on PublicTest, and its own score there is cross-fitted.
+    """
 
     name: Name
-    method: Literal["soft-vote"] = "soft-vote"
+    method: Literal[
+        "soft-vote", "hard-vote", "geometric-mean", "weighted-vote", "greedy", "stack-logistic", "stack-trees"
+    ] = "soft-vote"
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="of the method; what is left out takes its default"
+    )
+    temperature: Literal["none", "before", "after"] = Field(
+        "none", description="temperature scaling, of each member before or of the combination after"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the folds and of what a method draws")
     members: Annotated[tuple[str, ...], Field(min_length=2)]
-    views: tuple[View, ...] = ("none", "flip")
+    views: Annotated[tuple[View, ...], Field(min_length=1)] = ("none", "flip")
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_of_the_method(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        model = PARAMETERS.get(info.data.get("method", ""), NoParameters)
+        try:
+            return model.model_validate(given).model_dump(mode="json")
+        except ValidationError as error:
+            raise ValueError(_first_problem(error, model)) from None
+
+    @model_validator(mode="after")
+    def _a_temperature_has_work(self) -> "Ensemble":
+        if self.method == "hard-vote" and self.temperature == "before":
+            raise ValueError("temperature: before changes no hard vote; use after or none")
+        return self
 
 
 class Suite(Frozen):
@@ -229,7 +311,7 @@ def _merge(below: dict, above: dict) -> dict:
     return merged
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, section: type[Frozen] | None = None) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"])
@@ -237,19 +319,21 @@ def _first_problem(error: ValidationError) -> str:
     message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)
     message = re.sub(r"valid tuple|valid list|Tuple", "list", message).replace(" after validation", "")
     if first["type"] == "extra_forbidden":
-        message = f"unknown key{_near(first['loc'])}"
+        message = f"unknown key{_near(first['loc'], section)}"
     elif not isinstance(first["input"], dict) and first["type"] != "value_error":
         message = f"{message}, found {first['input']!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return (f"{path}: " if path else "") + message + more
 
 
-def _near(location: tuple[int | str, ...]) -> str:
+def _near(location: tuple[int | str, ...], section: type[Frozen] | None = None) -> str:
     import difflib
 
     model: dict[str, type[Frozen]] = {"train": Train, "augment": Augment, "members": Member, "ensembles": Ensemble}
-    section: type[Frozen] = next((model[str(part)] for part in reversed(location[:-1]) if str(part) in model), Suite)
+    section = section or next((model[str(part)] for part in reversed(location[:-1]) if str(part) in model), Suite)
     known = list(section.model_fields)
+    if not known:
+        return "; this method has none"
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
@@ -272,5 +356,7 @@ def schema() -> dict[str, Any]:
     found["title"] = "fer-bench suite"
     found["$defs"]["Member"]["required"] = ["name"]
     defaults = {key: value for key, value in found["$defs"]["Member"]["properties"].items() if key != "name"}
+    sets = list(dict.fromkeys(PARAMETERS.values()))
+    found["$defs"]["Ensemble"]["properties"]["parameters"] |= {"anyOf": [model.model_json_schema() for model in sets]}
     found["properties"]["defaults"] = {"type": "object", "additionalProperties": False, "properties": defaults}
     return found

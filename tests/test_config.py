@@ -115,3 +115,32 @@ def test_schema_wants_no_more_of_a_member_than_its_name():
     assert found["$defs"]["Member"]["required"] == ["name"]
     assert found["additionalProperties"] is False
     assert "name" not in found["properties"]["defaults"]["properties"]
+
+
+ENSEMBLE = (
+    MINIMAL
+    + "  - {name: mlp2, backbone: 'baseline:mlp', pretrained: false}\nensembles:\n  - {name: v, members: [mlp, mlp2], "
+)
+
+
+def test_parameters_of_an_ensemble_take_their_defaults(tmp_path):
+    suite = load_suite(write(tmp_path, ENSEMBLE + "method: greedy, parameters: {bags: 3}}\n"))
+    assert suite.ensembles[0].parameters == {"bags": 3, "share": 0.5, "size": 20, "metric": "nll"}
+    assert load_suite(write(tmp_path, ENSEMBLE + "}\n")).ensembles[0].parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ("method: greedy, parameters: {bag: 3}", "parameters: bag: unknown key; did you mean 'bags'?"),
+        ("method: greedy, parameters: {bags: 0}", "greater than or equal to 1, found 0"),
+        ("method: hard-vote, parameters: {pull: 1}", "pull: unknown key; this method has none"),
+        ("method: weighted", "found 'weighted'"),
+        ("method: hard-vote, temperature: before", "temperature: before changes no hard vote"),
+        ("seed: -1", "seed"),
+    ],
+)
+def test_mistakes_in_an_ensemble_name_the_key(tmp_path, keys, hint):
+    message = refusal(tmp_path, ENSEMBLE + keys + "}\n")
+    assert "ensembles.0" in message
+    assert hint in message

@@ -12,8 +12,9 @@ import pytest
 
 from fer_bench import records, splits
 from fer_bench.errors import UserError
-from fer_bench.suite import Options, dry_run, run
+from fer_bench.suite.plan import Options
 from fer_bench.suite.progress import Display
+from fer_bench.suite.stages import dry_run, run
 
 SUITE = """
 suite: tiny

@@ -2,9 +2,10 @@
 
 from fer_bench import metrics
 from fer_bench.data import PARTS
+from fer_bench.ensemble import Recipe
 from fer_bench.leaderboard import figures, literature, tables
 from fer_bench.leaderboard.markdown import details, escape, interval, listing, percent, points_interval, table
-from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Row
+from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Row
 
 TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
 
@@ -117,11 +118,8 @@ def costs(board: Board, prefix: str) -> str:
     if not board.rows:
         return ""
     notes = ["*Minutes* is training time, for several seeds their mean, for an ensemble the sum of its members."]
-    ensembles = [row.record for row in board.rows if row.is_ensemble]
-    if ensembles and all(len(set(record["weights"])) <= 1 and record["method"] == "soft-vote" for record in ensembles):
-        notes.append(
-            "The members of each vote are declared in its suite and count alike: nothing was fitted to choose."
-        )
+    if chosen := _choices(board):
+        notes.append(chosen)
     if dirty := sorted({record["name"] for record in board.records if record["environment"].get("git_dirty")}):
         notes.append(f"Made by code with uncommitted changes: {listing(dirty)}.")
     external = [row for row in board.rows if row.is_external]
@@ -129,6 +127,25 @@ def costs(board: Board, prefix: str) -> str:
         notes.append(f"What stands in the rows with {tables.DAGGER} is declared by whoever submitted them.")
     said = [f"{tables.title(row)}: {row.record['note']}" for row in external if row.record["note"]]
     return "\n\n".join([tables.costs(board, prefix), " ".join(notes), *map(escape, said)])
+
+
+def _choices(board: Board) -> str:
+    """How ensembles were chosen: by declaration, or on PublicTest."""
+    recipes = [Recipe.of(row.record["identity"]) for row in board.rows if row.is_ensemble]
+    fitted = [recipe for recipe in recipes if recipe.is_fitted]
+    if recipes and not fitted:
+        return "The members of each vote are declared in its suite and count alike: nothing was fitted to choose."
+    if not fitted:
+        return ""
+    which = (
+        "What was fitted chose"
+        if len(fitted) == len(recipes)
+        else "Votes that do not say otherwise are declared in their suite, with equal weights; what was fitted chose"
+    )
+    return (
+        f"{which} on {VALIDATION} alone, and its own {VALIDATION} score is cross-fitted: each fifth of the images is "
+        "predicted by a fit on the others. Members of weight 0 take no passes and are left out."
+    )
 
 
 def probabilities(board: Board) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fer_bench import metrics
 from fer_bench.data import EMOTIONS
+from fer_bench.ensemble import Recipe
 from fer_bench.leaderboard.markdown import (
     NOTHING,
     interval,
@@ -21,6 +22,7 @@ from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Pair, Rec
 from fer_bench.records.identity import stem
 
 DAGGER = "†"  # marks the rows that were submitted
+MOST_WEIGHTS = 6  # names in a cell
 
 
 def results(board: Board) -> str:
@@ -153,14 +155,14 @@ def _member_cost(row: Row) -> list[str]:
 
 
 def _ensemble_cost(row: Row, found: dict[tuple[str, int | None], Record]) -> list[str]:
-    sources = [(source["name"], source["seed"]) for source in row.record["members"]]
+    sources = _with_a_say(row.record)
     members = [found[source] for source in sources if source in found]
     sizes = [member["model"]["parameters"] for member in members if member.get("model", {}).get("parameters")]
     whole = len(sizes) == len(sources)
     minutes = [member["timing"].get("train_seconds") for member in members]
     return [
         row.name,
-        f"{row.record['method']} of {_sources(sources)}",
+        _combination(row.record, sources),
         number(sum(sizes) / 1e6 if whole else None, 2),
         NOTHING,
         NOTHING,
@@ -169,6 +171,32 @@ def _ensemble_cost(row: Row, found: dict[tuple[str, int | None], Record]) -> lis
         number(sum(minutes) / 60 if whole and all(minutes) else None, 1),
         listing(hardware(members)) if members else NOTHING,
     ]
+
+
+def _with_a_say(record: Record) -> dict[tuple[str, int | None], float]:
+    """Members that take part, each with its weight: all but those of weight 0; NaN where a stack has no weights."""
+    weights = record["weights"] or [float("nan")] * len(record["members"])
+    pairs = zip(record["members"], weights, strict=True)
+    return {(source["name"], source["seed"]): weight for source, weight in pairs if weight != 0}
+
+
+def _combination(record: Record, sources: dict[tuple[str, int | None], float]) -> str:
+    """Method, members with their weights where these differ, and how they were chosen where that was fitted."""
+    temperature = record["identity"].get("temperature", "none")
+    method = record["method"] if temperature == "none" else f"{record['method']} (temperature {temperature})"
+    members = _sources([*sources]) if len(set(record["weights"] or [0])) == 1 else _weighted(sources)
+    fitted = record.get("selection") if Recipe.of(record["identity"]).is_fitted else None
+    return f"{method} of {members}" + (f"; {fitted}" if fitted else "")
+
+
+def _weighted(sources: dict[tuple[str, int | None], float]) -> str:
+    """Member names with the sum of their seeds' weights, the heaviest first, the lightest of many as a number."""
+    totals: dict[str, float] = {}
+    for (name, _), weight in sources.items():
+        totals[name] = totals.get(name, 0) + weight
+    ordered = sorted(totals, key=lambda name: (-round(totals[name], 2), name))
+    rest = [f"{len(ordered) - MOST_WEIGHTS} more"] if len(ordered) > MOST_WEIGHTS + 1 else []
+    return listing([f"{name} {totals[name]:.2f}" for name in (ordered[:MOST_WEIGHTS] if rest else ordered)] + rest)
 
 
 def _sources(sources: Sequence[tuple[str, int | None]]) -> str:

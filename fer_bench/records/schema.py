@@ -126,7 +126,9 @@ class _Ensemble(_Scored):
     passes: dict[str, int]
     members: list[_Source]
     method: str
-    weights: list[float]
+    weights: list[float] | None  # None for a stack, in which no member has one weight
+    chosen: list[str] | None = None  # the stems of the members that a greedy selection picked
+    selection: Literal["declared in the suite", "fitted on PublicTest, cross-fitted there"] | None = None
 
 
 class _External(_Scored):

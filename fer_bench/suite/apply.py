@@ -10,7 +10,7 @@ import torch
 
 from fer_bench import data, records
 from fer_bench.config import Member
-from fer_bench.ensemble import soft_vote
+from fer_bench.ensemble import Recipe, fit_records
 from fer_bench.errors import UserError
 from fer_bench.models import build, place
 from fer_bench.predict import probabilities
@@ -45,9 +45,7 @@ def _probabilities(
     record: dict[str, Any], images: np.ndarray, board: Path, runs_dir: Path, device: torch.device, view: str | None
 ) -> np.ndarray:
     if record["kind"] == "ensemble":
-        members = [records.find(board, member["name"], member["seed"]) for member in record["members"]]
-        found = [_probabilities(m, images, board, runs_dir, device, view or record["headline"]) for m in members if m]
-        return soft_vote(np.stack(found), record["weights"])
+        return _combined(record, images, board, runs_dir, device, view or record["headline"])
     if record["kind"] == "external":
         raise UserError(f"{record['name']}: submitted as probabilities, without a model; see {record['source']}")
     view = view or record["headline"]
@@ -63,6 +61,24 @@ def _probabilities(
     network.module.load_state_dict(load_file(path))
     place(network.module, device)
     return probabilities(network, images, view, device=device, precision=record["environment"]["precision"])
+
+
+def _combined(
+    record: dict[str, Any], images: np.ndarray, board: Path, runs_dir: Path, device: torch.device, view: str
+) -> np.ndarray:
+    """Combine the members' predictions for new images; what is fitted is fitted again on the board's PublicTest."""
+    members = []
+    for source in record["members"]:
+        member = records.find(board, source["name"], source["seed"])
+        if member is None:
+            raise UserError(
+                f"{board}: {record['name']} needs {source['name']} seed {source['seed']}, which is not there"
+            )
+        members.append(member)
+    stored = [records.arrays(board, member) for member in members]
+    new = [_probabilities(member, images, board, runs_dir, device, view) for member in members]
+    run_ids = [member["run_id"] for member in members]
+    return fit_records(Recipe.of(record["identity"]), run_ids, stored, view)(np.stack(new))
 
 
 def read_faces(source: Path) -> tuple[list[str], np.ndarray]:

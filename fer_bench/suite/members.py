@@ -1,12 +1,8 @@
 """One run from its plan to its record: build, fit, score, save."""
 
-import contextlib
 import functools
 import math
-import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import fer_bench
 from fer_bench import metrics, records, splits
 from fer_bench.augment import PASSES
 from fer_bench.data import Faces
@@ -26,6 +21,7 @@ from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
 from fer_bench.models import Network, build
 from fer_bench.predict import probabilities
+from fer_bench.suite.environment import processor, software
 from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
 from fer_bench.train import DivergedError, Engine, Fitted, Job, Progress, choose_precision, derive, fit
 
@@ -206,40 +202,10 @@ def environment(device: torch.device) -> dict[str, str | int | bool | None]:
     """Versions, commit and hardware: noted in a record, not part of its identity."""
     import timm
 
-    commit, dirty = _git_state()
-    return {
-        "fer_bench": fer_bench.__version__,
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "python": platform.python_version(),
+    return software() | {
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "numpy": np.__version__,
-        "hardware": hardware(device),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "device": device.type,
         "threads": torch.get_num_threads(),
     }
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this package runs from, and whether its code differs; None when installed."""
-    folder = Path(fer_bench.__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        if git("ls-files", "__init__.py"):
-            return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--", ".").strip())
-    return None, None
-
-
-def hardware(device: torch.device) -> str:
-    """The processor in words, such as ``NVIDIA H100`` or ``2-core AMD EPYC``."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{os.cpu_count()}-core {name}"

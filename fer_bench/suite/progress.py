@@ -1,17 +1,20 @@
 """What people see while a suite runs, all on stderr: a bar on a terminal, one plain line an epoch elsewhere."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fer_bench.train import Progress as Where
+if TYPE_CHECKING:  # it needs torch, which building ensembles does without
+    from fer_bench.train import Progress as Where
 
 
 def duration(seconds: float) -> str:

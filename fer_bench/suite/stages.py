@@ -1,7 +1,6 @@
 """The stages of a suite in order: data, plan, members, votes, board."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,11 @@ from fer_bench.errors import UserError
 from fer_bench.models import find_weights
 from fer_bench.suite import estimate
 from fer_bench.suite.members import Setting, pick_device, run_member
+from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
 from fer_bench.suite.progress import Display
-from fer_bench.suite.votes import build_ensemble, missing_members
+from fer_bench.suite.votes import build_all
 from fer_bench.train import StoppedError, keep_freed_memory
-
-
-@dataclass
-class Outcome:
-    """What a call left: records of the suite, failures among them, withheld ensembles, the board's file."""
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    withheld: list[str] = field(default_factory=list)
-    board_file: Path | None = None
-    stopped: bool = False
-
-    @property
-    def failures(self) -> list[dict[str, Any]]:
-        """Records of runs that failed."""
-        return [record for record in self.records if record["kind"] == "failure"]
 
 
 def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Setting, list[Run]]:
@@ -69,7 +54,7 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
             display.say(f"stopped; {this.title} goes on where it is with the same command")
             outcome.stopped = True
             return outcome
-    _vote(setting, suite, outcome, display)
+    build_all(setting.board, suite, outcome, display, force=options.force)
     outcome.board_file = leaderboard.board_file(setting.board)
     leaderboard.write(setting.board, outcome.board_file)
     return outcome
@@ -112,27 +97,6 @@ def _state_in_words(this: Run) -> str:
         "redo": "done already, doing it again (--force)",
     }
     return words[this.state]
-
-
-def score_line(record: dict[str, Any]) -> str:
-    """A record in one line for the terminal."""
-    if record["kind"] == "failure":
-        return f"failed ({record['failure']['reason']}): {record['failure']['message']}"
-    figures, headline = record["figures"], record["headline"]
-    validation, test = (figures[part][headline]["accuracy"] for part in ("PublicTest", "PrivateTest"))
-    return f"PublicTest {validation:.2%}, PrivateTest {test:.2%} ({headline}, {record['passes'][headline]} passes)"
-
-
-def _vote(setting: Setting, suite: Suite, outcome: Outcome, display: Display) -> None:
-    for ensemble in suite.ensembles:
-        missing = missing_members(setting, suite, ensemble)
-        if missing:
-            outcome.withheld.append(ensemble.name)
-            display.say(f"{ensemble.name}: withheld, it lacks {', '.join(missing)}")
-            continue
-        record = build_ensemble(setting, suite, ensemble)
-        outcome.records.append(record)
-        display.say(f"{ensemble.name}: {score_line(record)}")
 
 
 def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, Any]]:

@@ -1,35 +1,75 @@
-"""Records of members -> records of ensembles, without any training."""
+"""Records of members -> records of ensembles, without any training and without torch."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_bench import metrics, records
-from fer_bench.config import Ensemble, Suite
-from fer_bench.ensemble import soft_vote
-from fer_bench.suite.members import Setting, environment
+from fer_bench import leaderboard, metrics, records
+from fer_bench.config import Ensemble, Suite, load_suite
+from fer_bench.ensemble import Combined, Recipe, combine_records
+from fer_bench.errors import UserError
+from fer_bench.records.identity import stem
+from fer_bench.suite.environment import combining
+from fer_bench.suite.outcome import Outcome, score_line
+from fer_bench.suite.progress import Display
+
+PARTS = ("PublicTest", "PrivateTest")
 
 
-def missing_members(setting: Setting, suite: Suite, ensemble: Ensemble) -> list[str]:
+def run_ensembles(path: Path, board: Path, display: Display, *, force: bool = False) -> Outcome:
+    """Build the ensembles of a suite from the records of a board, and render its page.
+
+    Raises:
+        UserError: for a suite without ensembles, or a board that does not exist.
+    """
+    suite = load_suite(path)
+    if not suite.ensembles:
+        raise UserError(f"{path}: ensembles: is empty, so there is nothing to build")
+    if not board.is_dir():
+        raise UserError(f"{board}: no such folder; name the board that holds the members with --board")
+    outcome = Outcome()
+    build_all(board, suite, outcome, display, force=force)
+    outcome.board_file = leaderboard.write(board)
+    return outcome
+
+
+def build_all(board: Path, suite: Suite, outcome: Outcome, display: Display, *, force: bool) -> None:
+    """Add the suite's ensembles to the board and the outcome; one that lacks a member is withheld."""
+    for ensemble in suite.ensembles:
+        missing = missing_members(board, suite, ensemble)
+        if missing:
+            outcome.withheld.append(ensemble.name)
+            display.say(f"{ensemble.name}: withheld, it lacks {', '.join(missing)}")
+            continue
+        record = build_ensemble(board, suite, ensemble, force=force)
+        outcome.records.append(record)
+        display.say(f"{ensemble.name}: {score_line(record)}")
+
+
+def missing_members(board: Path, suite: Suite, ensemble: Ensemble) -> list[str]:
     """Which runs of an ensemble have no finished record; with any missing it is withheld, never silently smaller."""
-    found = _members(setting, suite, ensemble)
+    found = _members(board, suite, ensemble)
     return [f"{name} seed {seed}" for (name, seed), record in found.items() if not record or record["kind"] != "member"]
 
 
-def _members(setting: Setting, suite: Suite, ensemble: Ensemble) -> dict[tuple[str, int], dict[str, Any] | None]:
+def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[tuple[str, int], dict[str, Any] | None]:
     runs = [(name, seed) for name in ensemble.members for seed in suite.seeds]
-    return {run: records.find(setting.board, *run) for run in runs}
+    return {run: records.find(board, *run) for run in runs}
 
 
-def build_ensemble(setting: Setting, suite: Suite, ensemble: Ensemble) -> dict[str, Any]:
-    """Vote over finished members and save the record, unless it is there; returns it."""
-    members = [record for record in _members(setting, suite, ensemble).values() if record]
-    identity = _identity(setting, ensemble, members)
-    existing = records.find(setting.board, ensemble.name, None)
-    if existing and existing["run_id"] == records.run_id(identity) and not setting.options.force:
+def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool = False) -> dict[str, Any]:
+    """Combine finished members and save the record, unless it is there; returns it."""
+    members = [record for record in _members(board, suite, ensemble).values() if record]
+    recipe = Recipe(ensemble.method, ensemble.parameters, ensemble.temperature, ensemble.seed)
+    identity = _identity(suite, ensemble, recipe, members)
+    existing = records.find(board, ensemble.name, None)
+    if existing and existing["run_id"] == records.run_id(identity) and not force:
         return existing
-    stored = [records.arrays(setting.board, member) for member in members]
-    arrays = _vote(stored, ensemble)
+    stored = [records.arrays(board, member) for member in members]
+    run_ids = [member["run_id"] for member in members]
+    combined: dict[str, Combined] = {view: combine_records(recipe, run_ids, stored, view) for view in ensemble.views}
+    arrays = _arrays(stored[0], combined)
     record = {
         "schema": records.SCHEMA,
         "kind": "ensemble",
@@ -37,31 +77,29 @@ def build_ensemble(setting: Setting, suite: Suite, ensemble: Ensemble) -> dict[s
         "seed": None,
         "run_id": records.run_id(identity),
         "identity": identity,
-        "protocol": setting.protocol,
-        "suite": setting.suite,
+        "protocol": suite.protocol,
+        "suite": suite.suite,
         "data": members[0]["data"],
         "members": [{key: member[key] for key in ("name", "seed", "run_id")} for member in members],
-        "method": ensemble.method,
-        "weights": [round(1 / len(members), 6)] * len(members),
+        **_method(ensemble, recipe, members, combined[ensemble.views[-1]]),
         "views": list(ensemble.views),
         "headline": ensemble.views[-1],
-        "passes": {view: sum(member["passes"][view] for member in members) for view in ensemble.views},
+        "passes": {view: _passes(members, combined[view], view) for view in ensemble.views},
         "figures": _figures(arrays, ensemble),
         "looks": [],  # a vote opens no data: it scores what its members stored
-        "environment": environment(setting.device),
+        "environment": combining(),
         "timing": {},
     }
     if members[0].get("limited"):
         record["limited"] = members[0]["limited"]
-    return records.load(records.save(setting.board, record, arrays))
+    return records.load(records.save(board, record, arrays))
 
 
-def _identity(setting: Setting, ensemble: Ensemble, members: list[dict[str, Any]]) -> dict[str, Any]:
+def _identity(suite: Suite, ensemble: Ensemble, recipe: Recipe, members: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "kind": "ensemble",
-        "protocol": setting.protocol,
-        "method": ensemble.method,
-        "parameters": {},
+        "protocol": suite.protocol,
+        **recipe.identity,
         "views": list(ensemble.views),
         "members": sorted(member["run_id"] for member in members),
         "data_digest": members[0]["data"]["digest"],
@@ -69,13 +107,31 @@ def _identity(setting: Setting, ensemble: Ensemble, members: list[dict[str, Any]
     }
 
 
-def _vote(stored: list[dict[str, np.ndarray]], ensemble: Ensemble) -> dict[str, np.ndarray]:
-    arrays = {}
-    for part in ("PublicTest", "PrivateTest"):
-        arrays[f"{part}/labels"] = stored[0][f"{part}/labels"]
-        for view in ensemble.views:
-            key = f"{part}/{view}"
-            arrays[key] = records.as_stored(soft_vote(np.stack([member[key] for member in stored])))
+def _method(
+    ensemble: Ensemble, recipe: Recipe, members: list[dict[str, Any]], headline: Combined
+) -> dict[str, str | list[float] | list[str] | None]:
+    """How the members were combined and chosen; weights and choice are those of the headline's view set."""
+    stems = [stem(member["name"], member["seed"]) for member in members]
+    chosen = {} if headline.chosen is None else {"chosen": [stems[i] for i in headline.chosen]}
+    return {
+        "method": ensemble.method,
+        "weights": None if headline.weights is None else np.round(headline.weights, 6).tolist(),
+        **chosen,
+        "selection": recipe.selection,
+    }
+
+
+def _passes(members: list[dict[str, Any]], combined: Combined, view: str) -> int:
+    """Forward passes an image, of the members that have a say."""
+    weights = np.ones(len(members)) if combined.weights is None else combined.weights
+    return sum(member["passes"][view] for member, weight in zip(members, weights, strict=True) if weight > 0)
+
+
+def _arrays(first: dict[str, np.ndarray], combined: dict[str, Combined]) -> dict[str, np.ndarray]:
+    arrays = {f"{part}/labels": first[f"{part}/labels"] for part in PARTS}
+    for view, found in combined.items():
+        for part, rows in zip(PARTS, (found.validation, found.test), strict=True):
+            arrays[f"{part}/{view}"] = records.as_stored(rows)
     return arrays
 
 
@@ -84,5 +140,5 @@ def _figures(arrays: dict[str, np.ndarray], ensemble: Ensemble) -> dict[str, dic
         part: {
             v: metrics.figures(arrays[f"{part}/labels"].astype(np.int64), arrays[f"{part}/{v}"]) for v in ensemble.views
         }
-        for part in ("PublicTest", "PrivateTest")
+        for part in PARTS
     }

@@ -1,0 +1,29 @@
+"""What a command over a suite leaves behind."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Outcome:
+    """What a call left: records of the suite, failures among them, withheld ensembles, the board's file."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    withheld: list[str] = field(default_factory=list)
+    board_file: Path | None = None
+    stopped: bool = False
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Records of runs that failed."""
+        return [record for record in self.records if record["kind"] == "failure"]
+
+
+def score_line(record: dict[str, Any]) -> str:
+    """A record in one line for the terminal."""
+    if record["kind"] == "failure":
+        return f"failed ({record['failure']['reason']}): {record['failure']['message']}"
+    figures, headline = record["figures"], record["headline"]
+    validation, test = (figures[part][headline]["accuracy"] for part in ("PublicTest", "PrivateTest"))
+    return f"PublicTest {validation:.2%}, PrivateTest {test:.2%} ({headline}, {record['passes'][headline]} passes)"
