@@ -229,6 +229,21 @@ def test_wrong_backbone_stops_before_any_training(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_vote_cannot_take_the_name_of_another_kind_of_row(tmp_path):
+    go(tmp_path, SUITE.replace("[0, 1]", "[0]"))
+    record = records.find(board(tmp_path), "vote", None)
+    assert record is not None
+    path = board(tmp_path) / "results" / "vote.json"
+    failure = {
+        key: record[key] for key in record if key in ("schema", "name", "seed", "run_id", "identity", "protocol")
+    }
+    failure |= {key: record[key] for key in ("suite", "data", "environment", "timing", "looks", "limited")}
+    failure |= {"kind": "failure", "failure": {"reason": "time", "message": "too slow"}}
+    path.write_text(json.dumps(failure))
+    with pytest.raises(UserError, match="failure row of that name"):
+        go(tmp_path, SUITE.replace("[0, 1]", "[0]"))
+
+
 def test_toy_runs_cannot_enter_the_benchmark(tmp_path):
     with pytest.raises(UserError, match="benchmark"):
         go(tmp_path, output_dir=tmp_path / "benchmark")

@@ -13,7 +13,7 @@ from fer_bench.suite.members import Setting, pick_device, run_member
 from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
 from fer_bench.suite.progress import Display
-from fer_bench.suite.votes import build_all
+from fer_bench.suite.votes import build_all, refuse_taken_names
 from fer_bench.train import StoppedError, keep_freed_memory
 
 
@@ -32,6 +32,7 @@ def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Sett
     for note in faces.notes:
         display.say(note)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
+    refuse_taken_names(board, suite)
     return suite, setting, make_plan(suite, options, facts, board)
 
 

@@ -28,6 +28,7 @@ def run_ensembles(path: Path, board: Path, display: Display, *, force: bool = Fa
         raise UserError(f"{path}: ensembles: is empty, so there is nothing to build")
     if not board.is_dir():
         raise UserError(f"{board}: no such folder; name the board that holds the members with --board")
+    refuse_taken_names(board, suite)
     outcome = Outcome()
     build_all(board, suite, outcome, display, force=force)
     outcome.board_file = leaderboard.write(board)
@@ -56,6 +57,14 @@ def missing_members(board: Path, suite: Suite, ensemble: Ensemble) -> list[str]:
 def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[tuple[str, int], dict[str, Any] | None]:
     runs = [(name, seed) for name in ensemble.members for seed in suite.seeds]
     return {run: records.find(board, *run) for run in runs}
+
+
+def refuse_taken_names(board: Path, suite: Suite) -> None:
+    """Raise a UserError where an ensemble's name is that of a row which is none: it would take that row's file."""
+    for ensemble in suite.ensembles:
+        existing = records.find(board, ensemble.name, None)
+        if existing and existing["kind"] != "ensemble":
+            raise UserError(f"ensemble {ensemble.name}: {board} has an {existing['kind']} row of that name; rename it")
 
 
 def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool = False) -> dict[str, Any]:
