@@ -80,7 +80,8 @@ def _stop_flag() -> Iterator[tuple[Callable[[], bool], list[int]]]:
 def run(
     suite: SuiteFile,
     seed: Annotated[
-        list[int] | None, typer.Option("--seed", help="instead of the suite's seeds; may be repeated")
+        list[int] | None,
+        typer.Option("--seed", min=0, max=2**31 - 1, help="instead of the suite's seeds; repeatable"),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -104,7 +105,9 @@ def run(
     from fer_bench.suite.plan import Options
     from fer_bench.suite.progress import Display
 
-    options = Options(data_dir, output_dir, runs_dir, tuple(seed or ()), device, limit, force, skip_bad_rows)
+    options = Options(
+        data_dir, output_dir, runs_dir, tuple(dict.fromkeys(seed or ())), device, limit, force, skip_bad_rows
+    )
     display = Display()
     if dry_run:
         rows = stages.dry_run(suite, options, display)
@@ -415,6 +418,12 @@ def main() -> None:
         if os.environ.get("FER_BENCH_DEBUG"):
             raise
         print(f"fer-bench: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except OSError as error:
+        if os.environ.get("FER_BENCH_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fer-bench: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(USAGE)
     except KeyboardInterrupt:
         print("fer-bench: interrupted", file=sys.stderr)

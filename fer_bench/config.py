@@ -35,11 +35,30 @@ def _not_a_seed(name: str) -> str:
     return name
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"must name each once, found {', '.join(names)}")
+    return names
+
+
+def _not_a_folder(name: str) -> str:
+    if name in ("benchmark", "checkpoints", "weights"):
+        raise ValueError(f"{name!r} is a folder of its own; give the suite another name")
+    return name
+
+
+RESERVED_OPTIONS = {
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "weights", "weights_backbone"),
+    *("num_classes", "in_chans", "img_size", "cache_dir"),
+}
+"""Constructor arguments that would decide weights or shapes behind a record's back."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME, max_length=60), AfterValidator(_not_a_seed)]
 View = Literal["none", "flip"]
+Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class Frozen(BaseModel):
@@ -105,14 +124,14 @@ class Member(Frozen):
     )
     train: Train = Train()
     augment: Augment = Augment()
-    views: tuple[View, ...] = Field(("none", "flip"), description="view sets to store; the last one is the headline")
+    views: Views = Field(("none", "flip"), description="view sets to store; the last one is the headline")
 
-    @field_validator("views")
+    @field_validator("options")
     @classmethod
-    def _views_once(cls, views: tuple[View, ...]) -> tuple[View, ...]:
-        if not views or len(set(views)) != len(views):
-            raise ValueError("must name each view set once, and at least one")
-        return views
+    def _options_decide_no_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in sorted(RESERVED_OPTIONS & options.keys()):
+            raise ValueError(f"{key} is not an option of its own: pretrained:, weights: and image_size: decide it")
+        return options
 
     @model_validator(mode="after")
     def _baselines_have_no_weights(self) -> "Member":
@@ -186,8 +205,8 @@ class Ensemble(Frozen):
         "none", description="temperature scaling, of each member before or of the combination after"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the folds and of what a method draws")
-    members: Annotated[tuple[str, ...], Field(min_length=2)]
-    views: Annotated[tuple[View, ...], Field(min_length=1)] = ("none", "flip")
+    members: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_each_once)]
+    views: Views = ("none", "flip")
 
     @field_validator("parameters")
     @classmethod
@@ -208,7 +227,7 @@ class Ensemble(Frozen):
 class Suite(Frozen):
     """The questions of one YAML file."""
 
-    suite: Name
+    suite: Annotated[Name, AfterValidator(_not_a_folder)]
     data: Literal["fer2013", "toyfaces"] = "fer2013"
     protocol: Literal["fer2013-v1"] = "fer2013-v1"
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
@@ -296,6 +315,9 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: no such file; the suites that come with the project are in suites/") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not valid YAML: a value cannot be read ({reason})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -312,7 +334,11 @@ def _merge(below: dict, above: dict) -> dict:
 
 
 def _first_problem(error: ValidationError, section: type[Frozen] | None = None) -> str:
-    problems = error.errors(include_url=False)
+    every = error.errors(include_url=False)
+    deeper = [row["loc"] for row in every]
+    problems = [
+        row for row in every if not any(len(d) > len(row["loc"]) and d[: len(row["loc"])] == row["loc"] for d in deeper)
+    ]
     first = problems[0]
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
@@ -324,6 +350,10 @@ def _first_problem(error: ValidationError, section: type[Frozen] | None = None) 
         message = f"{message}, found {first['input']!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return (f"{path}: " if path else "") + message + more
+
+
+def _is_inside(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _near(location: tuple[int | str, ...], section: type[Frozen] | None = None) -> str:

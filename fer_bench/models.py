@@ -207,12 +207,15 @@ def _download_path(url: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from safetensors.torch import load_file
 
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
+    except Exception as error:  # a file that is none of weights fails in any part of the readers
+        raise UserError(f"weights: {path} cannot be read ({_in_words(error)}); give a .pth or .safetensors") from error
 
 
 # ---- networks
@@ -231,11 +234,21 @@ def build(member: Member, weights: Weights | None) -> Network:
     make = {"baseline": _baseline, "torchvision": _torchvision}.get(kind, _timm)
     try:
         network = make(member, weights)
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{member.backbone}: options {dict(member.options)} do not fit it ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # every library has its own way to refuse an option
+        raise UserError(
+            f"{member.backbone}: options {dict(member.options)} do not fit it ({_in_words(error)})"
+        ) from error
     if weights is not None:
         _calm_head(network.module)
     return network
+
+
+def _in_words(error: Exception) -> str:
+    """An exception as the inside of one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
 
 
 def _calm_head(module: nn.Module) -> None:
@@ -280,10 +293,10 @@ def _timm_from_file(name: str, weights: Weights, options: dict[str, Any]) -> nn.
             torch.manual_seed(0)
             try:
                 built.append(timm.create_model(name, num_classes=CLASSES, **loads, **options))
-            except RuntimeError as error:
-                raise UserError(
-                    f"weights: {weights.path} does not fit {name} ({str(error).splitlines()[0]})"
-                ) from error
+            except Exception as error:  # a file that is none of weights fails in any part of the readers
+                if not loads:
+                    raise
+                raise UserError(f"weights: {weights.path} does not fit {name} ({_in_words(error)})") from error
     before, after = (module.state_dict() for module in built)
     matrices = [key for key, value in after.items() if value.ndim > 1]
     same = [key for key in matrices if torch.equal(before[key], after[key])]
@@ -348,7 +361,9 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def probe(network: Network, backbone: str) -> None:
-    """Run one image through the network, in evaluation and in training form, before any training starts.
+    """Run one image through the network as in scoring, and two as in training, before any training starts.
+
+    The network is spent by this: its running statistics have moved.
 
     Raises:
         UserError: when the network fails at this side, or does not give seven numbers.
@@ -356,12 +371,15 @@ def probe(network: Network, backbone: str) -> None:
     was_training = network.module.training
     try:
         with torch.no_grad():
-            blank = torch.zeros(1, network.channels, network.side, network.side)
-            shape = tuple(network.module.eval()(blank).shape)
+            blank = torch.zeros(2, network.channels, network.side, network.side)
+            shape = tuple(network.module.eval()(blank[:1]).shape)
+            trained = network.module.train()(blank)
+            if not isinstance(trained, Tensor):
+                raise TypeError(f"training gives {type(trained).__name__}, not one tensor of logits")
     except Exception as error:  # any failure inside a network means the same: it cannot take this side
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{backbone}: fails on a {network.side} px image ({reason}); try a larger image_size"
+            f"{backbone}: fails on a {network.side} px image ({_in_words(error)}); try a larger image_size"
+            " or other options"
         ) from error
     finally:
         network.module.train(was_training)

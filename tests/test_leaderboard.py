@@ -79,7 +79,7 @@ def history(epochs=4):
 
 
 def add_member(board, title, skill=1.0, seed=0, n=N, arrays=None, settings: Any = None, **data):
-    identity = {"kind": "member", "member": settings or {"backbone": title}, "seed": seed}
+    identity = {"kind": "member", "member": settings or {"backbone": f"timm_{title}"}, "seed": seed}
     arrays = arrays or arrays_of(skill, seed, n)
     record = base("member", title, seed, identity, n, **data) | {
         "views": VIEWS,

@@ -147,3 +147,18 @@ def test_biases_and_norms_have_no_weight_decay():
     groups = models.parameter_groups(network, Train(weight_decay=0.1))
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     assert decayed == {id(p) for p in network.module.parameters() if p.ndim > 1}
+
+
+@pytest.mark.parametrize("name", ["text.pth", "text.safetensors", "empty.pth"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "torchvision:resnet18"])
+def test_files_that_are_no_weights_are_told(tmp_path, name, backbone):
+    (tmp_path / name).write_text("" if name.startswith("empty") else "no weights")
+    wanted = member(backbone, pretrained=True, weights=str(tmp_path / name))
+    with pytest.raises(UserError, match=name):
+        models.build(wanted, models.find_weights(wanted))
+
+
+def test_networks_with_several_outputs_are_told():
+    network = models.build(member("torchvision:googlenet", image_size=64, options={"aux_logits": True}), None)
+    with pytest.raises(UserError, match="not one tensor"):
+        models.probe(network, "torchvision:googlenet")

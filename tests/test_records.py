@@ -56,7 +56,14 @@ def base(kind, name, seed, identity):
         },
         "environment": {"python": "3.11.7", "git_commit": None, "git_dirty": False, "threads": 2},
         "timing": {"train_seconds": 1.5, "predict_seconds": 0.25, "peak_memory_bytes": None},
-        "looks": [{"part": "PrivateTest", "purpose": "score", "run_id": "0" * 16, "time": "2025-01-01T00:00:00Z"}],
+        "looks": [
+            {
+                "part": "PrivateTest",
+                "purpose": "score",
+                "run_id": records.run_id(identity),
+                "time": "2025-01-01T00:00:00Z",
+            }
+        ],
     }
 
 
@@ -409,3 +416,21 @@ def test_conflict_names_the_keys_and_the_way_out():
     )
     assert records.conflict(member(), member()["identity"]) is None
     assert records.conflict(failure(), member()["identity"]) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("model", "image_size"), 96),
+        (("seed",), 4),
+        (("looks",), []),
+    ],
+)
+def test_what_a_record_states_must_be_what_its_identity_hashes(tmp_path, path, value):
+    record = member()
+    place = record
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(UserError, match=path[-1]):
+        records.save(tmp_path / "quick", record, arrays_of())

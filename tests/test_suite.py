@@ -153,15 +153,50 @@ def test_signals_stop_cleanly(tmp_path, number, code):
 
 
 def test_training_never_opens_the_test_part(tmp_path, monkeypatch):
+    class OpenedError(BaseException):
+        """Not an Exception, so that no failure record is made of it."""
+
     def refuse(*args, **kwargs):
-        raise AssertionError("PrivateTest was opened")
+        raise OpenedError
 
     monkeypatch.setattr(splits, "open_private_test", refuse)
-    with pytest.raises(AssertionError, match="PrivateTest was opened"):
+    with pytest.raises(OpenedError):
         go(tmp_path)
     # the first run trained and validated to its end; only its scoring asked for the test part
     assert list((tmp_path / "runs" / "weights").glob("*.safetensors"))
     assert records.load_all(board(tmp_path)) == []
+
+
+def test_any_trouble_of_one_run_is_a_record_and_the_rest_goes_on(tmp_path, monkeypatch):
+    from fer_bench.suite import members
+
+    real = members.fit
+
+    def broken(job, *args, **words):
+        if job.member.name == "mlp":
+            raise RuntimeError("the device went away")
+        return real(job, *args, **words)
+
+    monkeypatch.setattr(members, "fit", broken)
+    outcome = go(tmp_path, SUITE.replace("[0, 1]", "[0]"))
+    assert [(r["name"], r["failure"]["message"]) for r in outcome.failures] == [
+        ("mlp", "RuntimeError: the device went away")
+    ]
+    assert records.find(board(tmp_path), "mlp-slow", 0) is not None
+
+
+def test_forced_runs_keep_count_of_every_look(tmp_path):
+    go(tmp_path)
+    go(tmp_path, force=True)
+    record = records.find(board(tmp_path), "mlp", 0)
+    assert record is not None
+    assert len(record["looks"]) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        go(tmp_path, output_dir=tmp_path / "file")
 
 
 def test_each_finished_run_opens_the_test_part_once(tmp_path, monkeypatch):

@@ -61,11 +61,19 @@ def files(root: Path) -> list[tuple[int, Path]]:
     return found
 
 
+def content_of(path: Path) -> bytes:
+    """The bytes of an image file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it should be an image file") from None
+
+
 def content(root: Path) -> str:
     """Sha256 over the relative names and the bytes of all images."""
     total = hashlib.sha256()
     for _, path in files(root):
-        data = path.read_bytes()
+        data = content_of(path)
         total.update(f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode("utf-8", "surrogateescape"))
         total.update(data)
     return total.hexdigest()
@@ -74,9 +82,10 @@ def content(root: Path) -> str:
 def read(root: Path, skip_bad_rows: bool) -> Faces:
     """Decode every image; order is by the number in the file name, within its part."""
     bad, rows, found = BadRows(), [], files(root)
+    seen: set[tuple[str, int]] = set()
     for label, path in found:
         match = STEM.fullmatch(path.stem)
-        image = decode(path) if match else MISNAMED
+        image = (misplaced(root, path, match, seen) or decode(path)) if match else MISNAMED
         if match is None or isinstance(image, str):
             bad.add(path.relative_to(root).as_posix(), str(image))
         else:
@@ -89,6 +98,18 @@ def read(root: Path, skip_bad_rows: bool) -> Faces:
     return assemble(np.stack(images), np.array(labels), np.array(parts), source=SOURCE, skipped=bad.count, notes=notes)
 
 
+def misplaced(root: Path, path: Path, match: re.Match[str], seen: set[tuple[str, int]]) -> str | None:
+    """What is wrong with where an image lies: beside the wrong parts, or a second time under its number."""
+    part, number = match[1].lower(), int(match[2])
+    split = path.relative_to(root).parts[0].lower()
+    if (split == "train") != (part == "training"):
+        return f"its name says {PARTS[CODES[part]]}, but it lies in {split}/"
+    if (part, number) in seen:
+        return f"the number {number} of {PARTS[CODES[part]]} stands in the name of another image, too"
+    seen.add((part, number))
+    return None
+
+
 def any_jpeg(found: list[tuple[int, Path]]) -> bool:
     """Whether any file has been through JPEG, which loses pixels."""
     return any(path.suffix.lower() != ".png" for _, path in found)
@@ -98,7 +119,7 @@ def decode(path: Path) -> np.ndarray | str:
     """The gray image (48, 48) uint8, or what is wrong with the file."""
     from PIL import Image, UnidentifiedImageError
 
-    data = path.read_bytes()
+    data = content_of(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.size != (SIDE, SIDE):

@@ -59,7 +59,7 @@ def summary(board: Board) -> str:
         said[1] = f"{said[1]}, {points_interval(*gain)} points against {which}"
     if board.best_external:
         said.append(_best("submitted row", board.best_external))
-    return f"{'. '.join(said)}. {_size(board)} {_tied(board)}"
+    return f"{'. '.join(said)}. {_size(board)} {_tied(board)}".rstrip()
 
 
 def _best(kind: str, row: Row) -> str:

@@ -193,7 +193,30 @@ def inconsistent(record: Record) -> str | None:
         return f"predictions.file: {record['predictions']['file']!r} must be {file!r}"
     if record["headline"] not in record["views"] or set(record["passes"]) != set(record["views"]):
         return f"headline {record['headline']!r} and passes {[*record['passes']]} are not of {record['views']}"
+    if record["kind"] == "member":
+        return _other_run(record)
     return _other_source(record) if record["kind"] == "external" else None
+
+
+def _other_run(record: Record) -> str | None:
+    """Say what a trained run's record states otherwise than its identity hashes, or None."""
+    identity, model, data = record["identity"], record["model"], record["data"]
+    settings = identity.get("member", {})
+    stated = {"protocol": record["protocol"], "seed": record["seed"], "weights_sha256": model["weights_sha256"]}
+    stated |= {"data_digest": data["digest"], "split_digest": data["split_digest"]}
+    of_member = {"views": record["views"], **{key: model[key] for key in ("backbone", "image_size", "pretrained")}}
+    for found, hashed in ((stated, identity), (of_member, settings)):
+        for key in sorted(found.keys() & hashed.keys()):
+            if found[key] != hashed[key]:
+                return f"{key}: {found[key]!r}, but the identity has {hashed[key]!r}"
+    if "views" in settings and record["headline"] != settings["views"][-1]:
+        return f"headline: {record['headline']!r}, but the last of the declared views is {settings['views'][-1]!r}"
+    epochs = settings.get("train", {}).get("epochs")
+    if epochs is not None and len(record["history"]) != epochs:
+        return f"history: {len(record['history'])} epochs, but the identity has {epochs}"
+    if "fold" in identity and not any(look["run_id"] == record["run_id"] for look in record["looks"]):
+        return "looks: none of this run, and a scored run has looked at PrivateTest"
+    return None
 
 
 def _other_source(record: Record) -> str | None:

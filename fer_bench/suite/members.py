@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+import re
 import resource
 import sys
 import time
@@ -23,7 +25,7 @@ from fer_bench.models import Network, build
 from fer_bench.predict import probabilities
 from fer_bench.suite.environment import processor, software
 from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
-from fer_bench.train import DivergedError, Engine, Fitted, Job, Progress, choose_precision, derive, fit
+from fer_bench.train import DivergedError, Engine, Fitted, Job, Progress, StoppedError, choose_precision, derive, fit
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,13 @@ class Setting:
 
 def pick_device(wanted: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU."""
-    try:
-        device = torch.device(
-            "cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu")
-        )
-    except RuntimeError:
-        raise UserError(f"--device: unknown {wanted!r}; use auto, cpu, cuda or cuda:0") from None
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
+        raise UserError(f"--device: unknown {wanted!r}; use auto, cpu, cuda or cuda:0")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {wanted}: this machine has no usable CUDA device; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 
@@ -70,6 +71,14 @@ def run_member(
         reason, message = "out of memory", str(error).splitlines()[0]
     except UserError as error:
         reason, message = "configuration", str(error)
+    except StoppedError:
+        raise
+    except Exception as error:  # one run's trouble, whatever it is, must not take the rest of the suite with it
+        if os.environ.get("FER_BENCH_DEBUG"):
+            raise
+        full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        reason, message = "out of memory" if full else "infrastructure", f"{type(error).__name__}: {error}"
+        return save_failure(setting, run, reason, message)  # the checkpoint stays for the next try
     _drop_checkpoint(setting, run)
     return save_failure(setting, run, reason, message)
 
@@ -121,7 +130,7 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
             p = probabilities(network, images, view, device=setting.device, precision=fitted.precision)
             arrays[f"{part}/{view}"] = records.as_stored(p)
             figures[part][view] = metrics.figures(labels, arrays[f"{part}/{view}"])
-    record = _base(setting, run, "member", [look]) | {
+    record = _base(setting, run, "member", [*_earlier_looks(setting, run), look]) | {
         "model": _model(run, network),
         "views": list(run.member.views),
         "headline": run.member.views[-1],
@@ -136,6 +145,12 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
         },
     }
     return records.load(records.save(setting.board, record, arrays))
+
+
+def _earlier_looks(setting: Setting, run: Run) -> list[dict[str, Any]]:
+    """The looks of the record that this one replaces, which stay counted where it is the same run."""
+    existing = records.find(setting.board, run.member.name, run.seed)
+    return existing["looks"] if existing and existing["run_id"] == run.run_id else []
 
 
 def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) -> dict[str, Any]:

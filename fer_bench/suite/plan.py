@@ -142,6 +142,9 @@ def make_plan(suite: Suite, options: Options, facts: dict[str, Any], board: Path
     for member in {_architecture(member): member for member in suite.members}.values():
         probe(build(member, None), member.backbone)
     found = {member.name: _weights(member) for member in suite.members}
+    for member in suite.members:
+        if member.weights:
+            build(member, found[member.name][0])  # a file that does not fit is told now, not after an hour
     seeds = options.seeds or suite.seeds
     return [_run(suite, options, facts, board, m, s, *found[m.name]) for s in seeds for m in suite.members]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -93,8 +92,3 @@ class _Bar:
         )
         done = (where.epoch - 1) * where.steps + where.step
         self.bar.update(self.task, total=where.epochs * where.steps, completed=done, facts=facts)
-
-
-def is_terminal() -> bool:
-    """Whether stderr is a terminal."""
-    return sys.stderr.isatty()

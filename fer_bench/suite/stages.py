@@ -1,5 +1,6 @@
 """The stages of a suite in order: data, plan, members, votes, board."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
     """
     keep_freed_memory()
     suite, setting, plan = prepare(path, options, display)
+    for folder in (setting.board / "results", options.runs_dir / "checkpoints", options.runs_dir / "weights"):
+        _refuse_unwritable(folder)
     outcome = Outcome()
     for number, this in enumerate(plan, start=1):
         display.say(f"[{number}/{len(plan)}] {this.title}: {_state_in_words(this)}")
@@ -59,6 +62,16 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
     outcome.board_file = leaderboard.board_file(setting.board)
     leaderboard.write(setting.board, outcome.board_file)
     return outcome
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Try a folder before hours are spent on what it should hold."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
 
 
 def _finish(setting: Setting, this: Run, should_stop: Callable[[], bool], display: Display) -> dict[str, Any]:
