@@ -123,7 +123,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of handing it back and clearing it anew in every step.
 
-    Raised CPU training of small networks by 5 to 35 % where it was measured. Returns whether it was possible.
+    Raised CPU training of small networks by 9 to 36 % where it was measured (benchmark/LOG.md). Returns whether it
+    was possible.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")

@@ -71,7 +71,7 @@ def _best(kind: str, row: Row) -> str:
 
 def _size(board: Board) -> str:
     facts = board.data or {}
-    runs = sum(record["kind"] == "member" for record in board.records)
+    runs = len({record["run_id"] for record in board.records if record["kind"] == "member"})
     submitted = sum(row.is_external for row in board.rows)
     others = f" and {_count(submitted, 'submission')}" if submitted else ""
     name = {"fer2013": "FER2013", "toyfaces": "the toy faces"}[facts["name"]]
@@ -237,8 +237,8 @@ def data(board: Board) -> str:
 
 def _looks(board: Board) -> str:
     finished = [record for record in board.records if record["kind"] != "failure"]
-    looks = sum(look["part"] == TEST for record in board.records for look in record["looks"])
-    return f"{_count(looks, 'time')} for {_count(len(finished), 'finished record')}"
+    looks = {(look["run_id"], look["time"]) for r in board.records for look in r["looks"] if look["part"] == TEST}
+    return f"{_count(len(looks), 'time')} for {_count(len(finished), 'finished record')}"
 
 
 def _audited(board: Board) -> list[list[str]]:
