@@ -38,8 +38,10 @@ def section(published: Published) -> str:
     ]
     for protocol_class, (title, meaning) in CLASSES.items():
         methods = [method for method in published.methods if method.protocol_class == protocol_class]
-        if methods:
+        if methods and protocol_class == "clean":
             parts += [f"**{title}**: {meaning}", methods_table(methods)]
+        elif methods:
+            parts.append(details(f"<b>{title}</b>: {meaning}", methods_table(methods)))
     if published.confusions:
         title = "Recall of each class where a confusion matrix was published, percent"
         parts.append(details(title, recalls(published.confusions)))

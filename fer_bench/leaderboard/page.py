@@ -12,24 +12,29 @@ TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
 
 def text(board: Board, prefix: str) -> str:
     """Return the page; ``prefix`` leads from it to the board's folder, "" or with a slash at its end."""
-    sections = [
-        ("", head(board)),
-        ("", summary(board)),
+    blocks = [f"## {title}\n\n{body}" for title, body in sections(board, prefix) if body]
+    return "\n\n".join(part for part in (head(board), summary(board), *blocks) if part) + "\n"
+
+
+def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
+    """Titles and texts in the order of the page; a new section is one line here, and says "" to be left out.
+
+    First what answers "which is best, and how sure is that", then what explains it, then how it was made.
+    """
+    return [
         ("Results", results(board)),
-        ("What each row is and costs", costs(board, prefix)),
-        ("Probabilities", probabilities(board)),
-        ("On cleaner rows", cleaner(board)),
         ("Test-time views", views(board)),
-        ("By class", by_class(board)),
-        ("Confusion matrices", confusions(board, prefix)),
-        ("Training curves", curves(board, prefix)),
         ("Published figures", literature.section(board.published) if board.published else ""),
-        ("Failures", failures(board)),
+        ("By class", by_class(board)),
         ("Data and noise", data(board)),
+        ("On cleaner rows", cleaner(board)),
+        ("Confusion matrices", confusions(board, prefix)),
+        ("Probabilities", probabilities(board)),
+        ("What each row is and costs", costs(board, prefix)),
+        ("Training curves", curves(board, prefix)),
+        ("Failures", failures(board)),
         ("Reproduce and verify", reproduce(board)),
     ]
-    blocks = [f"## {title}\n\n{body}" if title else body for title, body in sections if body]
-    return "\n\n".join(blocks) + "\n"
 
 
 def head(board: Board) -> str:
