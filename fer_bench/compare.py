@@ -9,7 +9,7 @@ import numpy as np
 from fer_bench import metrics, records
 from fer_bench.data import EMOTIONS
 from fer_bench.errors import UserError
-from fer_bench.records.identity import stem
+from fer_bench.records.identity import stem_of
 
 PART = "PrivateTest"
 
@@ -93,5 +93,5 @@ def _common_labels(found: list[Record], stored: list[dict[str, np.ndarray]]) -> 
 
 def _side(record: Record, view: str, labels: np.ndarray, right: np.ndarray, other: np.ndarray) -> Side:
     recall = [float(right[labels == code].mean()) if (labels == code).any() else 0.0 for code in range(len(EMOTIONS))]
-    title = stem(record["name"], record["seed"])
+    title = stem_of(record)
     return Side(title, view, float(right.mean()), tuple(recall), int((right & ~other).sum()))

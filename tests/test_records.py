@@ -116,6 +116,20 @@ def failure(name="cnn", seed=0):
     return {**base("failure", name, seed, identity), "failure": reason}
 
 
+def fold(name="cnn", index=0, rows=(0, 3, 4)):
+    """A run that held out three of the 20 rows of Training, and its arrays."""
+    arrays = arrays_of() | {"Training/labels": np.array([1, 2, 3]), "Training/rows": np.array(rows)}
+    arrays |= {f"Training/{view}": np.eye(7)[[1, 2, 4]] for view in ("none", "flip")}
+    record = member(name, arrays=arrays)
+    cut = {"of": 4, "index": index, "seed": 0, "rows_sha256": records.rows_sha256(np.array(rows))}
+    identity = record["identity"] | {"fold": cut}
+    record |= {"kind": "fold", "fold": index, "identity": identity, "run_id": records.run_id(identity)}
+    held = {v: metrics.figures(arrays["Training/labels"], arrays[f"Training/{v}"]) for v in ("none", "flip")}
+    record["figures"]["Training"] = held
+    record["looks"][0]["run_id"] = record["run_id"]
+    return record, arrays
+
+
 def names(board):
     return sorted(path.relative_to(board).as_posix() for path in board.rglob("*") if path.is_file())
 
@@ -181,6 +195,51 @@ def test_order_is_by_name_then_seed(board):
     assert found == [("b.1", 0), ("cnn", None), ("cnn", 2), ("cnn", 10)]
 
 
+def test_a_fold_run_is_a_record_beside_its_member(board):
+    records.save(board, member(), arrays_of())
+    for index in (1, 0):
+        records.save(board, *fold(index=index))
+    assert names(board)[-3:] == ["results/cnn.s0.f0.json", "results/cnn.s0.f1.json", "results/cnn.s0.json"]
+    assert [records.stem_of(record) for record in records.load_all(board)] == ["cnn.s0", "cnn.s0.f0", "cnn.s0.f1"]
+    assert [line for r in records.load_all(board) for line in records.verify(board, r, metrics.figures)] == []
+    found = records.find(board, "cnn", 0, 1)
+    assert found is not None
+    assert found["figures"]["Training"]["flip"]["correct"] == 2
+    rows = records.arrays(board, found)["Training/rows"]
+    assert (rows.dtype, rows.tolist()) == (np.int32, [0, 3, 4])
+    assert records.called(board, "cnn")["kind"] == "member"
+    assert records.called(board, "cnn.s0.f1")["fold"] == 1
+    assert records.stray_files(board) == []
+    records.remove(board, found)
+    assert records.find(board, "cnn", 0, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "problem"),
+    [
+        ({"fold": 2}, (0, 3, 4), "fold: 2, but the identity has 0"),
+        ({}, (0, 3, 20), "must rise within 0 to 19"),
+        ({}, (3, 0, 4), "must rise"),
+        ({}, (0, 3), "must be int32 (3,)"),
+        ({}, (0, 3, 5), "but the identity has"),
+    ],
+)
+def test_a_fold_run_holds_out_the_rows_of_its_identity(board, change, rows, problem):
+    record, arrays = fold()
+    if rows in ((0, 3, 20), (3, 0, 4)):
+        record, arrays = fold(rows=rows)
+    with pytest.raises(UserError) as caught:
+        records.save(board, record | change, arrays | {"Training/rows": np.array(rows)})
+    assert problem in str(caught.value)
+
+
+def test_a_member_has_no_rows_of_training(board):
+    record, arrays = fold()
+    whole = member() | {"figures": record["figures"]}
+    with pytest.raises(UserError, match=r"figures\.Training"):
+        records.save(board, whole, arrays)
+
+
 def test_find_knows_members_and_ensembles(board):
     assert records.find(board, "cnn", 0) is None
     records.save(board, member(), arrays_of())
@@ -191,7 +250,7 @@ def test_find_knows_members_and_ensembles(board):
     assert records.load_all(board / "elsewhere") == []
 
 
-@pytest.mark.parametrize("name", ["", "CNN", "a/b", "../a", "-a", "a b", "a.s0"])
+@pytest.mark.parametrize("name", ["", "CNN", "a/b", "../a", "-a", "a b", "a.s0", "a.s0.f2"])
 def test_names_that_cannot_be_files_are_refused(board, name):
     with pytest.raises(UserError, match="use a-z"):
         records.save(board, member(name), arrays_of())
@@ -249,7 +308,7 @@ def test_remove_deletes_both_files(board):
     [
         (lambda r: r.update(schema=2), "record schema 2, and this fer-bench reads 1"),
         (lambda r: r.pop("schema"), "record schema None"),
-        (lambda r: r.update(kind="guess"), "kind: 'guess' is none of member, ensemble, external, failure"),
+        (lambda r: r.update(kind="guess"), "kind: 'guess' is none of member, fold, ensemble, external, failure"),
         (lambda r: r.update(colour="red"), "colour: Extra inputs are not permitted"),
         (lambda r: r["data"].pop("digest"), "data.digest: Field required"),
         (lambda r: r["model"].update(parameters="many"), "model.parameters: Input should be a valid integer"),

@@ -1,22 +1,25 @@
 """What a run leaves behind: one JSON and one .npz of probabilities, complete or absent.
 
-Only this package knows file names. A board is a folder with ``results/NAME.sSEED.json`` (``NAME.json`` for an
-ensemble or a submitted row) and ``predictions/`` with the same stems. The JSON carries the SHA-256 of its .npz and is
-written last. The .npz holds float16 probabilities (N, 7), one array a part and view set (``PrivateTest/flip``), and
-the labels (``PrivateTest/labels``) as uint8 (N,).
+Only this package knows file names. A board is a folder with ``results/NAME.sSEED.json`` (``NAME.sSEED.fFOLD.json`` for
+a run on a fold of Training, ``NAME.json`` for an ensemble or a submitted row) and ``predictions/`` with the same stems.
+The JSON carries the SHA-256 of its .npz and is written last. The .npz holds float16 probabilities (N, 7), one array a
+part and view set (``PrivateTest/flip``), and the labels (``PrivateTest/labels``) as uint8 (N,); a fold run also those
+of the rows of Training that it held out, with their numbers (``Training/rows``) as int32 (n,).
 
-``identity`` says what a run is and is called, ``schema`` what a record may hold, ``store`` reads and writes it, and
-``check`` proves it from its files.
+``identity`` says what a run is and is called, ``schema`` what a record may hold, ``contents`` what its arrays may,
+``store`` reads and writes both, and ``check`` proves a record from its files.
 """
 
 from fer_bench.records.check import verify
-from fer_bench.records.identity import conflict, differing_keys, run_id
-from fer_bench.records.schema import CLASSES, SCHEMA, WHOLE, as_stored, probabilities_sha256
+from fer_bench.records.contents import CLASSES, as_stored, probabilities_sha256, rows_sha256
+from fer_bench.records.identity import conflict, differing_keys, run_id, stem_of, units
+from fer_bench.records.schema import SCHEMA, TRAINED, WHOLE
 from fer_bench.records.store import arrays, called, find, load, load_all, remove, save, stray_files
 
 __all__ = [
     "CLASSES",
     "SCHEMA",
+    "TRAINED",
     "WHOLE",
     "arrays",
     "as_stored",
@@ -28,8 +31,11 @@ __all__ = [
     "load_all",
     "probabilities_sha256",
     "remove",
+    "rows_sha256",
     "run_id",
     "save",
+    "stem_of",
     "stray_files",
+    "units",
     "verify",
 ]

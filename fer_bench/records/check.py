@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fer_bench.errors import UserError
-from fer_bench.records.identity import differing_keys, stem
-from fer_bench.records.schema import Record, array_problems, broken, inconsistent, misplaced
+from fer_bench.records.contents import array_problems
+from fer_bench.records.identity import differing_keys, stem_of
+from fer_bench.records.schema import Record, broken, inconsistent, misplaced
 from fer_bench.records.store import arrays
 
 Recompute = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
@@ -23,7 +24,7 @@ def verify(board: Path, record: Record, recompute: Recompute) -> list[str]:
         problems = list(_problems(board, record, recompute))
     except UserError as error:
         problems = [str(error)]
-    return [f"{stem(record['name'], record['seed'])}: {problem}" for problem in problems]
+    return [f"{stem_of(record)}: {problem}" for problem in problems]
 
 
 def _problems(board: Path, record: Record, recompute: Recompute) -> Iterator[str]:

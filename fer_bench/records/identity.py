@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fer_bench.errors import UserError
@@ -14,11 +14,25 @@ def run_id(identity: dict[str, Any]) -> str:
     return sha256_bytes(canonical_json(identity))[:16]
 
 
-def stem(name: str, seed: int | None) -> str:
-    """Return the file stem of a record; seed None is for what has none, whose name may not end as if it had one."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or re.search(r"\.s\d+$", name):
+def stem(name: str, seed: int | None, fold: int | None = None) -> str:
+    """Return the file stem of a record: NAME, NAME.sSEED, or NAME.sSEED.fFOLD for a run on a fold of Training.
+
+    Seed None is for what has none. A name may not end as if it had a seed.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or re.search(r"\.s\d+(\.f\d+)?$", name):
         raise UserError(f"name {name!r}: use a-z, 0-9, '.', '_', '-', a letter or digit first, and no '.s0' at the end")
-    return name if seed is None else f"{name}.s{seed}"
+    seeded = name if seed is None else f"{name}.s{seed}"
+    return seeded if fold is None else f"{seeded}.f{fold}"
+
+
+def stem_of(record: dict[str, Any]) -> str:
+    """Return the file stem of a record, or of a member as the record of an ensemble lists it."""
+    return stem(record["name"], record["seed"], record.get("fold"))
+
+
+def units(members: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what each run is a run of: the stem of its name and seed, which the folds of one run share."""
+    return [stem(member["name"], member["seed"]) for member in members]
 
 
 def differing_keys(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> list[str]:
@@ -31,9 +45,10 @@ def conflict(existing: dict[str, Any], identity: dict[str, Any]) -> str | None:
     """Say why a run may not take the name of ``existing``, or None where it may: the same identity, or a failed run."""
     if existing["kind"] == "failure" or existing["run_id"] == run_id(identity):
         return None
-    name = stem(existing["name"], existing["seed"])
     changes = "; ".join(differing_keys(existing["identity"], identity))
-    return f"{name}: finished with other settings ({changes}); rename the member, or use --force to redo it"
+    return (
+        f"{stem_of(existing)}: finished with other settings ({changes}); rename the member, or use --force to redo it"
+    )
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

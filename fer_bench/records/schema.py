@@ -1,20 +1,17 @@
 """What a record may hold, and which board it may enter."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fer_bench.data.faces import EMOTIONS, OFFICIAL_COUNTS, PARTS
-from fer_bench.files import sha256_bytes
-from fer_bench.records.identity import run_id, stem
+from fer_bench.data.faces import OFFICIAL_COUNTS, PARTS
+from fer_bench.records.identity import run_id, stem_of
 
 SCHEMA = 1
 WHOLE = dict(zip(PARTS, OFFICIAL_COUNTS, strict=True))
-CLASSES = len(EMOTIONS)
-SUM_TOLERANCE = 1e-3  # float16 moves the sum of a row by 5e-4 at most
+TRAINED = ("member", "fold")
+"""Kinds of record that have a model: fitted on all of Training, or on all but one fold of it."""
 
 Record = dict[str, Any]
 
@@ -86,6 +83,7 @@ class _Declared(_Strict):
 class _Source(_Strict):
     name: str
     seed: int | None
+    fold: int | None = None
     run_id: str
 
 
@@ -107,33 +105,52 @@ class _Scored(_Base):
     views: list[str]
     headline: str
     predictions: _Predictions
-    figures: dict[
-        Literal["PublicTest", "PrivateTest"], dict[str, dict[str, Any]]
-    ]  # part -> view set -> what metrics.figures returned
 
 
-class _Member(_Scored):
-    kind: Literal["member"]
+_Views = dict[str, dict[str, Any]]  # view set -> what metrics.figures returned
+_Figures = dict[Literal["PublicTest", "PrivateTest"], _Views]
+_OutOfFold = dict[
+    Literal["Training", "PublicTest", "PrivateTest"], _Views
+]  # Training: rows that no model was fitted on
+
+
+class _Trained(_Scored):
     seed: int
     passes: dict[str, int]
     model: _Model
     history: list[_Epoch]
 
 
+class _Member(_Trained):
+    kind: Literal["member"]
+    figures: _Figures
+
+
+class _Fold(_Trained):
+    kind: Literal["fold"]
+    fold: int  # from 0; how many there are, and of which rows, is in the identity
+    figures: _OutOfFold
+
+
 class _Ensemble(_Scored):
     kind: Literal["ensemble"]
+    figures: _OutOfFold
     seed: None
     passes: dict[str, int]
     members: list[_Source]
     method: str
     weights: list[float] | None  # None for a stack, in which no member has one weight
     chosen: list[str] | None = None  # the stems of the members that a greedy selection picked
-    selection: Literal["declared in the suite", "fitted on PublicTest, cross-fitted there"] | None = None
+    selection: (
+        Literal["declared in the suite", "fitted on PublicTest, cross-fitted there", "fitted out-of-fold on Training"]
+        | None
+    ) = None
 
 
 class _External(_Scored):
     kind: Literal["external"]
     seed: None
+    figures: _Figures
     passes: dict[str, int | None]  # as declared
     model: _Declared
     source: str  # an address or words: who made the probabilities, with what
@@ -143,6 +160,7 @@ class _External(_Scored):
 
 class _Failure(_Base):
     kind: Literal["failure"]
+    fold: int | None = None
     failure: _Reason
     model: _Model | None = None
     history: list[_Epoch] | None = None
@@ -150,21 +168,11 @@ class _Failure(_Base):
 
 _KINDS: dict[Any, type[_Base]] = {
     "member": _Member,
+    "fold": _Fold,
     "ensemble": _Ensemble,
     "external": _External,
     "failure": _Failure,
 }
-
-
-def as_stored(probabilities: np.ndarray) -> np.ndarray:
-    """Return probabilities (N, 7) as float16, bit for bit what a record keeps; figures are computed from this."""
-    return np.asarray(probabilities).astype(np.float16)
-
-
-def probabilities_sha256(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 in hex over the probabilities as stored, in the order of their keys: what a submitted row is known by."""
-    keys = sorted(key for key in arrays if not key.endswith("/labels"))
-    return sha256_bytes(b"".join(key.encode() + as_stored(arrays[key]).astype("<f2").tobytes() for key in keys))
 
 
 def broken(record: Any) -> str | None:
@@ -188,14 +196,21 @@ def inconsistent(record: Record) -> str | None:
         return f"run_id: {record['run_id']} is not the hash of the identity, {expected}"
     if record["kind"] == "failure":
         return None
-    file = f"predictions/{stem(record['name'], record['seed'])}.npz"
+    file = f"predictions/{stem_of(record)}.npz"
     if record["predictions"]["file"] != file:
         return f"predictions.file: {record['predictions']['file']!r} must be {file!r}"
     if record["headline"] not in record["views"] or set(record["passes"]) != set(record["views"]):
         return f"headline {record['headline']!r} and passes {[*record['passes']]} are not of {record['views']}"
-    if record["kind"] == "member":
-        return _other_run(record)
+    if record["kind"] in TRAINED:
+        return _other_fold(record) or _other_run(record)
     return _other_source(record) if record["kind"] == "external" else None
+
+
+def _other_fold(record: Record) -> str | None:
+    """Say why a trained run's record is not of the fold (or of all of Training) that its identity hashes, or None."""
+    hashed = record["identity"].get("fold")
+    index = hashed.get("index") if isinstance(hashed, dict) else None
+    return None if record.get("fold") == index else f"fold: {record.get('fold')}, but the identity has {index}"
 
 
 def _other_run(record: Record) -> str | None:
@@ -236,35 +251,3 @@ def misplaced(board: Path, record: Record) -> str | None:
     if whole or board.resolve().name != "benchmark":
         return None
     return f"data: {data['name']} {data['counts']} may not enter benchmark/, only whole FER2013 may; use another folder"
-
-
-def array_problems(record: Record, arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield what is wrong with a record's arrays: keys, rows, shapes, types, values."""
-    expected = {f"{part}/{leaf}" for part in record["figures"] for leaf in [*record["views"], "labels"]}
-    if set(arrays) != expected or not arrays:
-        yield f"arrays {sorted(arrays)} must be {sorted(expected)}"
-        return
-    for part in record["figures"]:
-        rows, counted = arrays[f"{part}/labels"].size, record["data"]["counts"].get(part)
-        if rows != counted and not record.get("limited"):
-            yield f"{part}: {rows} labels, and data.counts says {counted}"
-        for view in record["views"]:
-            if problem := _wrong_values(arrays[f"{part}/labels"], arrays[f"{part}/{view}"]):
-                yield f"{part}/{view}: {problem}"
-    hashed = record["identity"].get("probabilities_sha256")
-    if record["kind"] == "external" and hashed != (found := probabilities_sha256(arrays)):
-        yield f"identity.probabilities_sha256: {hashed} is not that of the stored arrays, {found}"
-
-
-def _wrong_values(labels: np.ndarray, probabilities: np.ndarray) -> str | None:
-    """Say why these cannot be labels (N,) and probabilities (N, 7), or None."""
-    if labels.dtype != np.uint8 or probabilities.dtype != np.float16:
-        return f"labels must be uint8 and probabilities float16; got {labels.dtype}, {probabilities.dtype}"
-    if labels.ndim != 1 or not len(labels) or probabilities.shape != (len(labels), CLASSES):
-        return f"labels must be (N,) and probabilities (N, {CLASSES}); got {labels.shape}, {probabilities.shape}"
-    if labels.max() >= CLASSES:
-        return f"label {labels.max()} is not in 0-{CLASSES - 1}"
-    sums = probabilities.astype(np.float64).sum(axis=1)
-    if not (probabilities >= 0).all() or not (np.abs(sums - 1) <= SUM_TOLERANCE).all():
-        return "probabilities must be 0-1 with rows that sum to 1"
-    return None

@@ -9,8 +9,9 @@ import numpy as np
 
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes, write_atomic
-from fer_bench.records.identity import stem
-from fer_bench.records.schema import Record, array_problems, as_stored, broken, inconsistent, misplaced
+from fer_bench.records.contents import array_problems, as_stored
+from fer_bench.records.identity import stem, stem_of
+from fer_bench.records.schema import Record, broken, inconsistent, misplaced
 
 LINE_WIDTH = 180  # an epoch of the history stays on one line
 
@@ -22,7 +23,7 @@ def save(board: Path, record: Record, arrays: dict[str, np.ndarray] | None) -> P
     the same name is replaced; a crash at any point leaves the old one, none, or the new one. What breaks the schema, or
     has no place on the board ``benchmark`` (toy faces, limited runs), is a UserError and nothing is written.
     """
-    path, npz = _paths(board, record["name"], record["seed"])
+    path, npz = _paths(board, stem_of(record))
     stored = None if arrays is None else {key: _stored(key, arrays[key]) for key in sorted(arrays)}
     data = None if stored is None else _npz_bytes(stored)
     if data is not None:
@@ -38,7 +39,7 @@ def save(board: Path, record: Record, arrays: dict[str, np.ndarray] | None) -> P
 
 def remove(board: Path, record: Record) -> None:
     """Delete a record, the JSON first."""
-    for path in _paths(board, record["name"], record["seed"]):
+    for path in _paths(board, stem_of(record)):
         path.unlink(missing_ok=True)
 
 
@@ -50,30 +51,35 @@ def load(path: Path) -> Record:
         raise UserError(f"{path}: not a whole JSON file ({error}); delete it and run again") from None
     if problem := broken(record):
         raise UserError(f"{path}: {problem}")
-    expected = stem(record["name"], record["seed"]) + ".json"
+    expected = stem_of(record) + ".json"
     if path.name != expected:
         raise UserError(f"{path}: holds the record of {expected}; give the file its name back")
     return record
 
 
 def load_all(board: Path) -> list[Record]:
-    """Read every record of a board, ordered by name, then seed; a board that does not exist has none."""
+    """Read every record of a board, ordered by name, then seed, then fold; a board that does not exist has none."""
     found = [load(path) for path in (board / "results").glob("*.json")]
-    return sorted(found, key=lambda record: (record["name"], -1 if record["seed"] is None else record["seed"]))
+    return sorted(found, key=_place)
 
 
-def find(board: Path, name: str, seed: int | None) -> Record | None:
-    """Read the record of one name and seed (None for what has none), or return None where it is not there."""
-    path, _ = _paths(board, name, seed)
+def _place(record: Record) -> tuple[str, int, int]:
+    seed, fold = (-1 if number is None else number for number in (record["seed"], record.get("fold")))
+    return record["name"], seed, fold
+
+
+def find(board: Path, name: str, seed: int | None, fold: int | None = None) -> Record | None:
+    """Read the record of one name, seed and fold (None for what has none), or return None where it is not there."""
+    path, _ = _paths(board, stem(name, seed, fold))
     return load(path) if path.is_file() else None
 
 
 def called(board: Path, title: str) -> Record:
-    """Read the scored record of a name, of its lowest seed where it has several, or of ``NAME.sSEED``."""
+    """Read the scored record of a name, of its lowest seed where it has several, or of ``NAME.sSEED[.fFOLD]``."""
     everything = load_all(board)
     scored = [record for record in everything if record["kind"] != "failure"]
     for record in scored:
-        if title in (record["name"], stem(record["name"], record["seed"])):
+        if title == stem_of(record) or (title == record["name"] and record["kind"] != "fold"):
             return record
     names = ", ".join(sorted({record["name"] for record in scored})) or "none"
     raise UserError(f"{board}: no record is called {title!r}; there are {names}")
@@ -81,7 +87,7 @@ def called(board: Path, title: str) -> Record:
 
 def arrays(board: Path, record: Record) -> dict[str, np.ndarray]:
     """Read a record's arrays, after their SHA-256: a missing or altered .npz is a UserError."""
-    _, npz = _paths(board, record["name"], record["seed"])
+    _, npz = _paths(board, stem_of(record))
     if not npz.is_file():
         raise UserError(f"{npz}: missing; restore it, or delete the record and run again")
     data = npz.read_bytes()
@@ -95,16 +101,15 @@ def stray_files(board: Path) -> list[str]:
     """List what a crash left in ``results`` and ``predictions`` and no record owns, relative to the board."""
     owned = set()
     for record in load_all(board):
-        path, npz = _paths(board, record["name"], record["seed"])
+        path, npz = _paths(board, stem_of(record))
         owned |= {path} if record["kind"] == "failure" else {path, npz}
     files = {path for folder in ("results", "predictions") for path in (board / folder).glob("*")}
     left = {path for path in files - owned if path.suffix in (".json", ".npz", ".tmp")}
     return sorted(path.relative_to(board).as_posix() for path in left)
 
 
-def _paths(board: Path, name: str, seed: int | None) -> tuple[Path, Path]:
-    """Return where a record's JSON and .npz are."""
-    file = stem(name, seed)
+def _paths(board: Path, file: str) -> tuple[Path, Path]:
+    """Return where the JSON and .npz of a record with that file stem are."""
     return board / "results" / f"{file}.json", board / "predictions" / f"{file}.npz"
 
 
@@ -119,8 +124,9 @@ def _replace(path: Path, text: bytes, npz: Path, data: bytes | None) -> None:
 
 
 def _stored(key: str, values: np.ndarray) -> np.ndarray:
-    """Return an array in the type that its key calls for: labels uint8, probabilities float16."""
-    return np.asarray(values).astype(np.uint8) if key.endswith("/labels") else as_stored(values)
+    """Return an array in the type that its key calls for: labels uint8, row numbers int32, probabilities float16."""
+    integers = {"labels": np.uint8, "rows": np.int32}.get(key.rsplit("/", 1)[-1])
+    return as_stored(values) if integers is None else np.asarray(values).astype(integers)
 
 
 def _npz_bytes(stored: dict[str, np.ndarray]) -> bytes:
