@@ -1,6 +1,7 @@
 """The commands. Results go to stdout, all else to stderr; nothing heavy is imported before it is needed."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -128,7 +129,7 @@ def _set_offline(offline: bool) -> None:
 
 
 def _as_rows(outcome: Any) -> list[dict[str, Any]]:
-    kept = ("name", "seed", "kind", "run_id", "figures", "passes", "headline", "failure")
+    kept = ("name", "seed", "fold", "kind", "run_id", "figures", "passes", "headline", "failure")
     return [{key: record[key] for key in kept if key in record} for record in outcome.records]
 
 
@@ -163,14 +164,19 @@ def _print_outcome(outcome: Any) -> None:
         view = record["headline"]
         cells = [100 * public[view]["accuracy"], 100 * private[view]["accuracy"], 100 * private[view]["macro_f1"]]
         single = f"{100 * private['none']['accuracy']:.2f}" if "none" in private else "-"
-        name = record["name"] if record["seed"] is None else f"{record['name']} seed {record['seed']}"
-        table.add_row(name, *(f"{cell:.2f}" for cell in cells), single, str(record["passes"][view]))
+        table.add_row(_title(record), *(f"{cell:.2f}" for cell in cells), single, str(record["passes"][view]))
     _print(table)
     for record in outcome.failures:
-        _print(f"failed: {record['name']} seed {record['seed']}: {record['failure']['message']}")
+        _print(f"failed: {_title(record)}: {record['failure']['message']}")
     for name in outcome.withheld:
         _print(f"withheld: {name}, a member of it has no finished record")
     _print(f"board: {outcome.board_file}")
+
+
+def _title(row: dict[str, Any]) -> str:
+    """Name, seed and fold, as far as it has them."""
+    seed = "" if row["seed"] is None else f" seed {row['seed']}"
+    return f"{row['name']}{seed}" + (f" fold {row['fold']}" if row.get("fold") is not None else "")
 
 
 def _print_plan(rows: list[dict[str, Any]]) -> None:
@@ -182,7 +188,7 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         known = "seconds" in row
         table.add_row(
-            f"{row['name']} seed {row['seed']}",
+            _title(row),
             row["backbone"],
             str(row["image_size"]),
             f"{row['parameters'] / 1e6:.2f} M" if known else "-",
@@ -209,6 +215,34 @@ def ensemble(
     outcome = run_ensembles(suite, board, Display(), force=force)
     typer.echo(json.dumps(_as_rows(outcome), indent=1)) if as_json else _print_outcome(outcome)
     raise typer.Exit(FAILED if outcome.withheld else DONE)
+
+
+@app.command()
+def oracle(
+    suite: SuiteFile,
+    board: Board = Path("benchmark"),
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Show how far choosing on PrivateTest would have inflated the figures of SUITE. A diagnostic: it keeps nothing."""
+    from fer_bench.suite.oracle import WARNING
+    from fer_bench.suite.oracle import oracle as ask
+
+    found = ask(suite, board)
+    if as_json:
+        rows = [dataclasses.asdict(row) | {"difference": row.difference} for row in found]
+        typer.echo(json.dumps({"warning": WARNING, "choices": rows}, indent=1))
+    else:
+        _print_oracle(WARNING, found)
+
+
+def _print_oracle(warning: str, found: list[Any]) -> None:
+    from fer_bench.leaderboard.markdown import percent, points
+
+    _print(warning, "")
+    for row in found:
+        _print(f"best {row.question}: inflated by {points(row.difference)} points")
+        for who, choice in (("PublicTest chooses", row.honest), ("PrivateTest would choose", row.oracle)):
+            _print(f"  {who:24}  {percent(choice.accuracy)} % on PrivateTest: {choice.what}")
 
 
 @app.command()
