@@ -29,9 +29,9 @@ NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 def _not_a_seed(name: str) -> str:
-    """Refuse names that end like a record of one seed, such as resnet18.s0."""
-    if re.search(r"\.s\d+$", name):
-        raise ValueError(f"{name!r} ends like a seed's record; leave the {name[name.rindex('.') :]!r} away")
+    """Refuse names that end like a record of one seed, such as resnet18.s0, or of a fold, such as resnet18.s0.f1."""
+    if found := re.search(r"\.s\d+(\.f\d+)?$", name):
+        raise ValueError(f"{name!r} ends like a seed's record; leave the {found[0]!r} away")
     return name
 
 
@@ -125,6 +125,10 @@ class Member(Frozen):
     train: Train = Train()
     augment: Augment = Augment()
     views: Views = Field(("none", "flip"), description="view sets to store; the last one is the headline")
+    folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
+        None, description="also train on all but each of so many parts of Training, for out-of-fold ensembles"
+    )
+    fold_views: Views | None = Field(None, description="view sets that the fold runs store; default: views")
 
     @field_validator("options")
     @classmethod
@@ -141,13 +145,21 @@ class Member(Frozen):
             raise ValueError("weights: is given, so pretrained: must be true")
         return self
 
+    @model_validator(mode="after")
+    def _folds_have_views_of_the_member(self) -> "Member":
+        if self.fold_views and not self.folds:
+            raise ValueError("fold_views: is given, so folds: must say how many")
+        if lacking := set(self.fold_views or ()) - set(self.views):
+            raise ValueError(f"fold_views: {sorted(lacking)[0]!r} is not among views: {', '.join(self.views)}")
+        return self
+
 
 class NoParameters(Frozen):
     """A vote that has nothing to set."""
 
 
 class WeightedVote(Frozen):
-    """Soft vote with weights of least negative log-likelihood on PublicTest."""
+    """Soft vote with weights of least negative log-likelihood on the rows of ``fit_on``."""
 
     pull: Positive = Field(0.01, description="towards uniform weights, as a share of the images that speak for them")
 
@@ -158,7 +170,7 @@ class Greedy(Frozen):
     bags: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="selections that are averaged")
     share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of the members that each bag may pick from")
     size: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="most picks of a bag")
-    metric: Literal["nll", "accuracy"] = Field("nll", description="what a pick must improve on PublicTest")
+    metric: Literal["nll", "accuracy"] = Field("nll", description="what a pick must improve on the rows of fit_on")
 
 
 class StackLogistic(Frozen):
@@ -180,6 +192,7 @@ class StackTrees(Frozen):
 PARAMETERS: dict[str, type[Frozen]] = {
     "soft-vote": NoParameters,
     "hard-vote": NoParameters,
+    "fold-average": NoParameters,
     "geometric-mean": NoParameters,
     "weighted-vote": WeightedVote,
     "greedy": Greedy,
@@ -191,12 +204,21 @@ PARAMETERS: dict[str, type[Frozen]] = {
 class Ensemble(Frozen):
     """A combination of members named in advance; every seed of a member takes part.
 
-    What a method or a temperature fits, it fits on PublicTest, and its own score there is cross-fitted.
+    What a method or a temperature fits, it fits on PublicTest, and its own score there is cross-fitted. With
+    ``fit_on: Training`` the members are their fold runs: the fit sees each row of Training as the run predicts it that
+    held it out, and combines the averaged fold models on the other parts.
     """
 
     name: Name
     method: Literal[
-        "soft-vote", "hard-vote", "geometric-mean", "weighted-vote", "greedy", "stack-logistic", "stack-trees"
+        "soft-vote",
+        "hard-vote",
+        "geometric-mean",
+        "fold-average",
+        "weighted-vote",
+        "greedy",
+        "stack-logistic",
+        "stack-trees",
     ] = "soft-vote"
     parameters: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="of the method; what is left out takes its default"
@@ -205,8 +227,16 @@ class Ensemble(Frozen):
         "none", description="temperature scaling, of each member before or of the combination after"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the folds and of what a method draws")
-    members: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_each_once)]
+    fit_on: Literal["PublicTest", "Training"] = Field(
+        "PublicTest", description="Training: out-of-fold, on the fold runs of members that have folds:"
+    )
+    members: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
     views: Views = ("none", "flip")
+
+    @property
+    def of_folds(self) -> bool:
+        """Whether it combines the fold runs of its members, and not the runs on all of Training."""
+        return self.method == "fold-average" or self.fit_on == "Training"
 
     @field_validator("parameters")
     @classmethod
@@ -221,6 +251,19 @@ class Ensemble(Frozen):
     def _a_temperature_has_work(self) -> "Ensemble":
         if self.method == "hard-vote" and self.temperature == "before":
             raise ValueError("temperature: before changes no hard vote; use after or none")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_combine(self) -> "Ensemble":
+        nothing = PARAMETERS[self.method] is NoParameters and self.temperature == "none"
+        if self.method == "fold-average" and (self.fit_on != "PublicTest" or self.temperature != "none"):
+            raise ValueError("fold-average fits nothing; soft-vote with fit_on: Training can take a temperature")
+        if self.fit_on == "Training" and nothing:
+            raise ValueError(
+                f"{self.method} fits nothing, so fit_on: has no meaning; fold-average votes over fold runs"
+            )
+        if len(self.members) < 2 and not self.of_folds:
+            raise ValueError(f"members: needs two or more, found {self.members[0]!r} alone")
         return self
 
 
@@ -255,9 +298,14 @@ def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
             raise ValueError(
                 f"ensemble {ensemble.name!r}: no member is called {name!r}; there are {', '.join(members)}"
             )
-        lacking = set(ensemble.views) - set(members[name].views)
+        member = members[name]
+        if ensemble.of_folds and not member.folds:
+            raise ValueError(f"ensemble {ensemble.name!r} combines fold runs, and member {name!r} has no folds:")
+        stored = (member.fold_views if ensemble.of_folds else None) or member.views
+        lacking = set(ensemble.views) - set(stored)
         if lacking:
-            raise ValueError(f"ensemble {ensemble.name!r}: member {name!r} stores no view set {sorted(lacking)[0]!r}")
+            which = f"view set {sorted(lacking)[0]!r}" + ("" if stored is member.views else " for its folds")
+            raise ValueError(f"ensemble {ensemble.name!r}: member {name!r} stores no {which}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -371,9 +419,10 @@ def _near(location: tuple[int | str, ...], section: type[Frozen] | None = None) 
 def identity_of(member: Member) -> dict[str, Any]:
     """The member as it enters a run's identity: every resolved setting but its name and the path of its weights.
 
-    The weights themselves enter by their SHA-256, so the same file at another place is the same run.
+    The weights themselves enter by their SHA-256, so the same file at another place is the same run. Folds are further
+    runs, which leave the one on all of Training as it is.
     """
-    return member.model_dump(mode="json", exclude={"name", "weights"})
+    return member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views"})
 
 
 def schema() -> dict[str, Any]:

@@ -64,6 +64,16 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
         (MINIMAL.replace("pretrained: false", "pretrained: true"), "members.0", "pretrained: false"),
         (MINIMAL.replace("mlp,", "MLP,"), "members.0.name", "found 'MLP'"),
         (MINIMAL.replace("mlp,", "mlp.s0,"), "members.0.name", "leave the '.s0' away"),
+        (MINIMAL.replace("mlp,", "mlp.s0.f1,"), "members.0.name", "leave the '.s0.f1' away"),
+        (MINIMAL.replace("pretrained", "folds: 1, pretrained"), "members.0.folds", "found 1"),
+        (MINIMAL.replace("pretrained", "fold_views: [flip], pretrained"), "members.0", "folds: must say how many"),
+        (
+            MINIMAL.replace("pretrained", "folds: 3, fold_views: [flip], views: [none], pretrained"),
+            "",
+            "not among views",
+        ),
+        (MINIMAL + "ensembles: [{name: v, members: [mlp]}]\n", "ensembles.0", "two or more, found 'mlp' alone"),
+        (MINIMAL + "ensembles: [{name: v, method: fold-average, members: [mlp]}]\n", "", "'mlp' has no folds:"),
         (MINIMAL.replace("pretrained", "options: {checkpoint_path: x}, pretrained"), "options", "checkpoint_path"),
         (MINIMAL.replace("small", "weights"), "suite", "another name"),
         (MINIMAL + "ensembles: [{name: v, members: [mlp, mlp]}]\n", "ensembles.0.members", "each once"),
@@ -111,6 +121,7 @@ def test_missing_file(tmp_path):
 def test_identity_ignores_name_and_place_of_weights_only():
     one = Member(name="a", backbone="resnet18")
     assert identity_of(one) == identity_of(Member(name="b", backbone="resnet18", weights="x.pth"))
+    assert identity_of(one) == identity_of(Member(name="a", backbone="resnet18", folds=5, fold_views=("flip",)))
     assert identity_of(one) != identity_of(Member(name="a", backbone="resnet18", image_size=64))
 
 
@@ -142,9 +153,34 @@ def test_parameters_of_an_ensemble_take_their_defaults(tmp_path):
         ("method: weighted", "found 'weighted'"),
         ("method: hard-vote, temperature: before", "temperature: before changes no hard vote"),
         ("seed: -1", "seed"),
+        ("method: greedy, fit_on: PrivateTest", "fit_on: Input should be 'PublicTest' or 'Training'"),
+        ("fit_on: Training", "soft-vote fits nothing, so fit_on: has no meaning; fold-average"),
+        ("method: fold-average, temperature: after", "fold-average fits nothing; soft-vote with fit_on: Training"),
     ],
 )
 def test_mistakes_in_an_ensemble_name_the_key(tmp_path, keys, hint):
     message = refusal(tmp_path, ENSEMBLE + keys + "}\n")
     assert "ensembles.0" in message
     assert hint in message
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ("method: greedy, fit_on: Training", "member 'mlp2' has no folds:"),
+        ("method: greedy, fit_on: Training, views: [none]", "member 'mlp2' has no folds:"),
+        ("method: fold-average, views: [none]", "member 'mlp' stores no view set 'none' for its folds"),
+    ],
+)
+def test_ensembles_of_fold_runs_need_them(tmp_path, keys, hint):
+    text = ENSEMBLE.replace("{name: mlp,", "{name: mlp, folds: 3, fold_views: [flip],", 1)
+    assert hint in refusal(
+        tmp_path, text.replace("[mlp, mlp2]", "[mlp2, mlp]" if "mlp2" in hint else "[mlp]") + keys + "}\n"
+    )
+
+
+def test_folds_may_be_a_default(tmp_path):
+    text = "suite: small\ndefaults: {pretrained: false, folds: 4}\nmembers: [{name: a, backbone: 'baseline:mlp'}]\n"
+    text += "ensembles: [{name: bag, method: fold-average, members: [a]}]\n"
+    suite = load_suite(write(tmp_path, text))
+    assert (suite.members[0].folds, suite.ensembles[0].of_folds) == (4, True)

@@ -503,8 +503,8 @@ def test_the_command_builds_all_of_a_suite_without_torch_and_the_board_proves_th
     assert found["picked"]["identity"]["seed"] == 1
     assert set(found["picked"]["chosen"]) <= {"a.s0", "b.s0"}
     page = (board / "leaderboard.md").read_text()
-    assert "weighted-vote (temperature after) of a 0." in page
-    assert "stack-logistic of a and b; fitted on PublicTest, cross-fitted there" in page
+    assert "| weighted | weighted-vote (temperature after) | a 0." in page
+    assert "| stack | stack-logistic | a and b | PublicTest, cross-fitted | 2 | a.s0 | " in page
     assert leaderboard.check(board) == []
 
 

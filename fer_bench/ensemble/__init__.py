@@ -2,7 +2,8 @@
 
 ``votes`` need no fit: soft and hard voting, geometric mean. ``weights``, ``greedy`` and ``stacking`` are fitted on
 validation rows, ``temperature`` calibrates before or after. ``combining`` runs any of them by its name and scores
-what was fitted by cross-fitting; ``recorded`` does so for the arrays of records.
+what was fitted by cross-fitting; ``outoffold`` makes members of fold runs; ``recorded`` does all that for the arrays of
+records. ``oracle`` is a diagnostic that nothing else uses.
 """
 
 from fer_bench.ensemble.combining import FOLDS, Combined, combine, fit, is_fitted

@@ -14,22 +14,30 @@ from fer_bench.ensemble.weights import fit_weights
 from fer_bench.errors import UserError
 
 FOLDS = 5
-DECLARED = {"soft-vote": soft_vote, "hard-vote": hard_vote, "geometric-mean": geometric_mean}
+DECLARED = {
+    "soft-vote": soft_vote,
+    "hard-vote": hard_vote,
+    "geometric-mean": geometric_mean,
+    "fold-average": soft_vote,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Combined:
     """What a method makes of its members.
 
-    ``validation`` (N, C) is what the method is scored by on the rows that it was fitted on: each fifth of them is
-    predicted by a fit on the others. ``test`` (K, C) comes from the fit on all of them. ``weights`` (M,) sum to 1 and
-    are None for a stack; ``chosen`` are the indices of the members that a greedy selection picked, else None.
+    ``validation`` (N, C) is what the method is scored by on PublicTest: where it was fitted there, each fifth of the
+    rows is predicted by a fit on the others. ``test`` (K, C) comes from the fit on all rows. ``weights`` (M,) sum to 1
+    and are None for a stack; ``chosen`` are the indices of the members that a greedy selection picked, else None.
+    ``training`` (T, C) is out-of-fold, with its labels (T,), for an average of fold models alone.
     """
 
     validation: np.ndarray
     test: np.ndarray
     weights: np.ndarray | None
     chosen: tuple[int, ...] | None
+    training: np.ndarray | None = None
+    training_labels: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +77,13 @@ def combine(
         own = cross_fitted(lambda p, y: fit(method, p, y, parameters, seed, temperature), validation, labels, seed)
     else:
         own = fitted.predict(validation)
+    return Combined(own, fitted.predict(test), fitted.weights, chosen_of(method, fitted))
+
+
+def chosen_of(method: str, fitted: Fitted) -> tuple[int, ...] | None:
+    """Return the indices of the members that a greedy selection picked; None for what picks none."""
     picked = method == "greedy" and fitted.weights is not None
-    chosen = tuple(np.flatnonzero(np.asarray(fitted.weights)).tolist()) if picked else None
-    return Combined(own, fitted.predict(test), fitted.weights, chosen)
+    return tuple(np.flatnonzero(np.asarray(fitted.weights)).tolist()) if picked else None
 
 
 def fit(

@@ -1,12 +1,13 @@
 """The stored arrays of records -> what a method makes of them, the same for who writes a record and who checks it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from fer_bench.ensemble.combining import Combined, combine, fit, is_fitted
+from fer_bench.ensemble.combining import Combined, Fitted, chosen_of, combine, fit, is_fitted
+from fer_bench.ensemble.outoffold import columns
 from fer_bench.ensemble.stacking import Predict
 from fer_bench.errors import UserError
 
@@ -19,59 +20,90 @@ class Recipe:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     temperature: str = "none"
     seed: int = 0
+    fit_on: str = "PublicTest"
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> "Recipe":
         """Read it from the identity of a record."""
-        known = {key: identity[key] for key in ("method", "parameters", "temperature", "seed") if key in identity}
-        return cls(**known)
+        return cls(**{known.name: identity[known.name] for known in fields(cls) if known.name in identity})
 
     @property
     def identity(self) -> dict[str, Any]:
         """Return what enters the identity; what was added to it later stays out while it is neutral."""
-        later = {"temperature": self.temperature, "seed": self.seed}
-        neutral = {"temperature": "none", "seed": 0}
+        later = {"temperature": self.temperature, "seed": self.seed, "fit_on": self.fit_on}
+        neutral = {"temperature": "none", "seed": 0, "fit_on": "PublicTest"}
         kept = {key: value for key, value in later.items() if value != neutral[key]}
         return {"method": self.method, "parameters": dict(self.parameters)} | kept
 
     @property
+    def of_folds(self) -> bool:
+        """Whether the members are fold runs."""
+        return self.method == "fold-average" or self.fit_on == "Training"
+
+    @property
     def is_fitted(self) -> bool:
-        """Whether anything is fitted on PublicTest."""
+        """Whether anything is fitted."""
         return is_fitted(self.method, self.temperature)
 
     @property
     def selection(self) -> str:
         """Return how the combination was chosen, in the words of a record."""
-        return "fitted on PublicTest, cross-fitted there" if self.is_fitted else "declared in the suite"
+        if not self.is_fitted:
+            return "declared in the suite"
+        out_of_fold = self.fit_on == "Training"
+        return "fitted out-of-fold on Training" if out_of_fold else "fitted on PublicTest, cross-fitted there"
 
 
 def combine_records(
-    recipe: Recipe, run_ids: Sequence[str], stored: Sequence[Mapping[str, np.ndarray]], view: str
+    recipe: Recipe,
+    run_ids: Sequence[str],
+    stored: Sequence[Mapping[str, np.ndarray]],
+    view: str,
+    units: Sequence[str] = (),
 ) -> Combined:
-    """Combine one view set of members' stored arrays, fitted on PublicTest, applied to PrivateTest.
+    """Combine one view set of members' stored arrays, fitted as the recipe says, applied to PrivateTest.
 
     What is fitted sees the members in the order of their run ids, so that a record follows from its identity, in which
-    they have no other order; ``weights`` and ``chosen`` are in the order given.
+    they have no other order; ``weights`` and ``chosen`` are in the order given. ``units`` says of each fold run which
+    member and seed it is of; only a recipe of fold runs asks for it.
 
     Raises:
-        UserError: members whose labels or shapes differ.
+        UserError: members whose labels or shapes differ, or fold runs that do not make up Training.
     """
-    order = _order(recipe, run_ids)
     labels = _shared(stored, "PublicTest/labels")
+    if recipe.of_folds:
+        found = columns(run_ids, units, stored, view)
+        fitted = _fit(recipe, found.training, found.labels)
+        training = None if recipe.is_fitted else fitted.predict(found.training)
+        own, test = fitted.predict(found.validation), fitted.predict(found.test)
+        chosen = chosen_of(recipe.method, fitted)
+        return found.spread(Combined(own, test, fitted.weights, chosen, training, found.labels))
+    order = _order(recipe, run_ids)
     validation, test = (_stacked(stored, f"{part}/{view}")[order] for part in ("PublicTest", "PrivateTest"))
     how = recipe.method, recipe.parameters, recipe.seed, recipe.temperature
     return _reordered(combine(how[0], validation, labels, test, *how[1:]), order)
 
 
 def fit_records(
-    recipe: Recipe, run_ids: Sequence[str], stored: Sequence[Mapping[str, np.ndarray]], view: str
+    recipe: Recipe,
+    run_ids: Sequence[str],
+    stored: Sequence[Mapping[str, np.ndarray]],
+    view: str,
+    units: Sequence[str] = (),
 ) -> Predict:
-    """Fit one view set on all of PublicTest; returns (M, K, C) -> (K, C) for the members in the order given."""
+    """Fit one view set on all that the recipe fits on; returns (M, K, C) -> (K, C) for members in the order given."""
+    if recipe.of_folds:
+        found = columns(run_ids, units, stored, view)
+        fitted = _fit(recipe, found.training, found.labels)
+        return lambda new: fitted.predict(found.averaged(new))
     order = _order(recipe, run_ids)
     labels = _shared(stored, "PublicTest/labels").astype(np.int64)
-    validation = _stacked(stored, f"PublicTest/{view}")[order]
-    fitted = fit(recipe.method, validation, labels, recipe.parameters, recipe.seed, recipe.temperature)
-    return lambda new: fitted.predict(new[order])
+    whole = _fit(recipe, _stacked(stored, f"PublicTest/{view}")[order], labels)
+    return lambda new: whole.predict(new[order])
+
+
+def _fit(recipe: Recipe, probabilities: np.ndarray, labels: np.ndarray) -> Fitted:
+    return fit(recipe.method, probabilities, labels, recipe.parameters, recipe.seed, recipe.temperature)
 
 
 def _order(recipe: Recipe, run_ids: Sequence[str]) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from fer_bench import metrics
 from fer_bench.data import PARTS
-from fer_bench.ensemble import Recipe
-from fer_bench.leaderboard import figures, literature, tables
+from fer_bench.leaderboard import ensembles, figures, literature, tables
 from fer_bench.leaderboard.markdown import details, escape, interval, listing, percent, points_interval, table
-from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Row
+from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Row
 
 TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
 
@@ -23,6 +22,7 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
     """
     return [
         ("Results", results(board)),
+        ("Ensembles", ensembles.section(board)),
         ("Test-time views", views(board)),
         ("Published figures", literature.section(board.published) if board.published else ""),
         ("By class", by_class(board)),
@@ -76,15 +76,22 @@ def _best(kind: str, row: Row) -> str:
 
 def _size(board: Board) -> str:
     facts = board.data or {}
-    runs = len({record["run_id"] for record in board.records if record["kind"] == "member"})
+    runs, folds = (_distinct(board, kind) for kind in ("member", "fold"))
     submitted = sum(row.is_external for row in board.rows)
-    others = f" and {_count(submitted, 'submission')}" if submitted else ""
+    others = "".join(
+        f" and {_count(number, noun)}" for number, noun in ((folds, "fold run"), (submitted, "submission")) if number
+    )
     name = {"fer2013": "FER2013", "toyfaces": "the toy faces"}[facts["name"]]
     copy = "" if facts["name"] != "fer2013" else "the canonical " if facts["canonical"] else "a non-canonical copy of "
     return (
         f"{_count(len(board.rows), 'row')} from {_count(runs, 'trained run')}{others}, scored on the "
         f"{len(board.fair[0].labels):,} {TEST} images of {copy}{name} (digest `{facts['digest'][:12]}`)."
     )
+
+
+def _distinct(board: Board, kind: str) -> int:
+    """Number of runs of a kind, each once: two names may share one."""
+    return len({record["run_id"] for record in board.records if record["kind"] == kind})
 
 
 def _count(number: int, noun: str, plural: str | None = None) -> str:
@@ -123,8 +130,6 @@ def costs(board: Board, prefix: str) -> str:
     if not board.rows:
         return ""
     notes = ["*Minutes* is training time, for several seeds their mean, for an ensemble the sum of its members."]
-    if chosen := _choices(board):
-        notes.append(chosen)
     if dirty := sorted({record["name"] for record in board.records if record["environment"].get("git_dirty")}):
         notes.append(f"Made by code with uncommitted changes: {listing(dirty)}.")
     external = [row for row in board.rows if row.is_external]
@@ -132,25 +137,6 @@ def costs(board: Board, prefix: str) -> str:
         notes.append(f"What stands in the rows with {tables.DAGGER} is declared by whoever submitted them.")
     said = [f"{tables.title(row)}: {row.record['note']}" for row in external if row.record["note"]]
     return "\n\n".join([tables.costs(board, prefix), " ".join(notes), *map(escape, said)])
-
-
-def _choices(board: Board) -> str:
-    """How ensembles were chosen: by declaration, or on PublicTest."""
-    recipes = [Recipe.of(row.record["identity"]) for row in board.rows if row.is_ensemble]
-    fitted = [recipe for recipe in recipes if recipe.is_fitted]
-    if recipes and not fitted:
-        return "The members of each vote are declared in its suite and count alike: nothing was fitted to choose."
-    if not fitted:
-        return ""
-    which = (
-        "What was fitted chose"
-        if len(fitted) == len(recipes)
-        else "Votes that do not say otherwise are declared in their suite, with equal weights; what was fitted chose"
-    )
-    return (
-        f"{which} on {VALIDATION} alone, and its own {VALIDATION} score is cross-fitted: each fifth of the images is "
-        "predicted by a fit on the others. Members of weight 0 take no passes and are left out."
-    )
 
 
 def probabilities(board: Board) -> str:

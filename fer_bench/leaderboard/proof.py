@@ -11,8 +11,9 @@ from fer_bench import audit, metrics, records
 from fer_bench.ensemble import Combined, Recipe, combine_records
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import figures
-from fer_bench.leaderboard.rows import TEST, VALIDATION
-from fer_bench.records.identity import stem
+from fer_bench.leaderboard.folds import fold_problems
+from fer_bench.leaderboard.rows import FIT, TEST, VALIDATION
+from fer_bench.records import stem_of
 
 TOLERANCE = 1e-3  # float16 keeps a probability near 1 to 5e-4, and summation order may move it one step
 WEIGHT_TOLERANCE = 5e-3  # a fit ends where its loss no longer changes, a little apart on other machines
@@ -33,14 +34,11 @@ def record_problems(board: Path) -> list[str]:
         _other_data(scored),
         _other_labels(board, scored),
         _seed_problems(scored),
+        fold_problems(board, scored),
         _vote_problems(board, scored),
         _audit_problems(board, scored),
     )
     return [line for lines in among for line in lines]
-
-
-def _title(record: Record) -> str:
-    return stem(record["name"], record["seed"])
 
 
 def _other_data(scored: list[Record]) -> Iterator[str]:
@@ -48,9 +46,9 @@ def _other_data(scored: list[Record]) -> Iterator[str]:
     own = _own_data(scored)
     for record in scored:
         if (digest := record["data"]["digest"]) != own:
-            yield f"{_title(record)}: data digest {digest[:12]}, the board's is {own[:12]}; move it to another board"
+            yield f"{stem_of(record)}: data digest {digest[:12]}, the board's is {own[:12]}; move it to another board"
         if TEST not in record["figures"]:
-            yield f"{_title(record)}: has no figures of {TEST}, so it has no row"
+            yield f"{stem_of(record)}: has no figures of {TEST}, so it has no row"
 
 
 def _own_data(scored: list[Record]) -> str:
@@ -72,12 +70,13 @@ def _audit_problems(board: Path, scored: list[Record]) -> Iterator[str]:
 def _other_labels(board: Path, scored: list[Record]) -> Iterator[str]:
     """Yield the records whose labels differ from those of the first record with the same data digest."""
     known: dict[str, tuple[str, Arrays]] = {}
+    keys = {f"{part}/labels" for part in (VALIDATION, TEST)}
     for record in scored:
-        labels = {key: array for key, array in records.arrays(board, record).items() if key.endswith("/labels")}
-        first, expected = known.setdefault(record["data"]["digest"], (_title(record), labels))
+        labels = {key: array for key, array in records.arrays(board, record).items() if key in keys}
+        first, expected = known.setdefault(record["data"]["digest"], (stem_of(record), labels))
         for key in labels.keys() & expected.keys():
             if not np.array_equal(labels[key], expected[key]):
-                yield f"{_title(record)}: {key} differ from those of {first}, and the data digest is the same"
+                yield f"{stem_of(record)}: {key} differ from those of {first}, and the data digest is the same"
 
 
 def _seed_problems(scored: list[Record]) -> Iterator[str]:
@@ -85,28 +84,35 @@ def _seed_problems(scored: list[Record]) -> Iterator[str]:
     first: dict[str, Record] = {}
     for record in scored:
         base = first.setdefault(record["name"], record)
-        without = [{**r["identity"], "seed": None} for r in (base, record)]
-        if changes := records.differing_keys(*without):
-            yield f"{_title(record)}: differs from {_title(base)} in more than its seed: {'; '.join(changes)}"
+        if changes := records.differing_keys(*_without_seed(base, record)):
+            yield f"{stem_of(record)}: differs from {stem_of(base)} in more than its seed: {'; '.join(changes)}"
+
+
+def _without_seed(*pair: Record) -> list[dict[str, Any]]:
+    """Return the identities without their seeds; where one is a fold run, also without fold and view sets."""
+    found = [{**record["identity"], "seed": None} for record in pair]
+    if all(record["kind"] != "fold" for record in pair):
+        return found
+    return [{**each, "fold": None, "member": {**each.get("member", {}), "views": None}} for each in found]
 
 
 def _vote_problems(board: Path, scored: list[Record]) -> Iterator[str]:
     """Yield the ensembles that are not the vote of their members."""
-    known = {(record["name"], record["seed"]): record for record in scored}
+    known = {stem_of(record): record for record in scored}
     for record in scored:
         if record["kind"] == "ensemble":
-            yield from (f"{_title(record)}: {problem}" for problem in _vote(board, record, known))
+            yield from (f"{stem_of(record)}: {problem}" for problem in _vote(board, record, known))
 
 
-def _vote(board: Path, record: Record, known: dict[tuple[str, int | None], Record]) -> Iterator[str]:
+def _vote(board: Path, record: Record, known: dict[str, Record]) -> Iterator[str]:
     if record["identity"].get("method") != record["method"]:
         yield f"method: {record['method']!r} is not the one that its identity hashes"
     if record["identity"].get("members") != sorted(source["run_id"] for source in record["members"]):
         yield "members: their run ids are not those that its identity hashes"
-    sources = [known.get((source["name"], source["seed"])) for source in record["members"]]
+    sources = [known.get(stem_of(source)) for source in record["members"]]
     for source, member in zip(record["members"], sources, strict=True):
         if member is None or member["run_id"] != source["run_id"]:
-            yield f"member {stem(source['name'], source['seed'])} with run id {source['run_id']} is not on the board"
+            yield f"member {stem_of(source)} with run id {source['run_id']} is not on the board"
     members = [records.arrays(board, member) for member in sources if member]
     if members and len(members) == len(sources):
         yield from _wrong_votes(record, records.arrays(board, record), members)
@@ -118,18 +124,20 @@ def _wrong_votes(record: Record, stored: Arrays, members: list[Arrays]) -> Itera
     run_ids = [source["run_id"] for source in record["members"]]
     for view in record["views"]:
         try:
-            combined = combine_records(recipe, run_ids, members, view)
+            combined = combine_records(recipe, run_ids, members, view, records.units(record["members"]))
         except UserError as error:
             yield str(error)
             continue
-        for part, vote in ((VALIDATION, combined.validation), (TEST, combined.test)):
-            if problem := _difference(stored[f"{part}/{view}"], vote):
+        for part, vote in ((VALIDATION, combined.validation), (TEST, combined.test), (FIT, combined.training)):
+            if problem := _difference(stored.get(f"{part}/{view}"), vote):
                 yield f"{part}/{view}: is not the vote of its members, {problem}"
         if view == record["headline"]:
             yield from _wrong_choice(record, combined)
 
 
-def _difference(stored: np.ndarray, vote: np.ndarray) -> str | None:
+def _difference(stored: np.ndarray | None, vote: np.ndarray | None) -> str | None:
+    if stored is None or vote is None:
+        return None if stored is vote else f"stored: {stored is not None}, and the members give {vote is not None}"
     if stored.shape != vote.shape:
         return f"shape {stored.shape} where the members give {vote.shape}"
     worst = np.abs(stored.astype(np.float64) - vote).max()
@@ -143,7 +151,7 @@ def _wrong_choice(record: Record, combined: Combined) -> Iterator[str]:
         yield f"weights: {recorded} where the method gives {'none' if found is None else len(found)}"
     elif found is not None and np.abs(np.array(recorded) - found).max() > WEIGHT_TOLERANCE:
         yield f"weights: are not those that the method gives, {np.round(found, 3).tolist()}"
-    titles = [_title(source) for source in record["members"]]
+    titles = [stem_of(source) for source in record["members"]]
     chosen = None if combined.chosen is None else [titles[i] for i in combined.chosen]
     if record.get("chosen") != chosen:
         yield f"chosen: {record.get('chosen')} where the method chooses {chosen}"

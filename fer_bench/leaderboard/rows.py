@@ -12,10 +12,11 @@ from fer_bench import metrics, records
 from fer_bench.audit import Audit
 from fer_bench.audit import load as load_audit
 from fer_bench.files import canonical_json, sha256_bytes
+from fer_bench.leaderboard.gains import Gain, over_best_member
 from fer_bench.leaderboard.published import Published
 from fer_bench.leaderboard.published import load as load_published
 
-TEST, VALIDATION = "PrivateTest", "PublicTest"
+TEST, VALIDATION, FIT = "PrivateTest", "PublicTest", "Training"
 LEVEL = 0.05  # family-wise, for all pairs of rows together
 
 Record = dict[str, Any]
@@ -83,6 +84,7 @@ class Board:
     rows: tuple[Row, ...]  # best first; flagged rows last
     ranks: dict[str, tuple[int, int]] = field(default_factory=dict)  # row name -> best and worst rank
     against_first: dict[str, Pair] = field(default_factory=dict)  # row name -> its pair, the first row left out
+    gains: dict[str, Gain] = field(default_factory=dict)  # name of an ensemble -> against its best member
     failures: tuple[Record, ...] = ()
     records: tuple[Record, ...] = ()
     published: Published | None = None
@@ -137,12 +139,19 @@ def read(board: Path) -> Board:
         rows=tuple(rows),
         ranks=_ranks(fair, p),
         against_first={row.name: _pair(row, fair[0], p[0, i]) for i, row in enumerate(fair) if i},
+        gains=_gains(board, found, rows),
         failures=tuple(record for record in found if record["kind"] == "failure"),
         records=tuple(found),
         published=None if any(record["data"]["name"] == "toyfaces" for record in found) else published,
         digest=_digest(found, published, audited),
         audit=audited if audited and fair and all(fits(audited, row) for row in fair) else None,
     )
+
+
+def _gains(board: Path, found: list[Record], rows: Sequence[Row]) -> dict[str, Gain]:
+    known = {records.stem_of(record): record for record in found}
+    gains = {r.name: over_best_member(board, known, r.record, r.labels, r.right()) for r in rows if r.is_ensemble}
+    return {name: gain for name, gain in gains.items() if gain}
 
 
 def fits(audited: Audit, row: Row) -> bool:
@@ -158,10 +167,13 @@ def _digest(found: list[Record], published: Published | None, audited: Audit | N
 
 
 def _rows(board: Path, found: list[Record]) -> list[Row]:
-    """Group the seeds of each name; records come ordered by seed. A failure, or one without a test part, has no row."""
+    """Group the seeds of each name; records come ordered by seed.
+
+    A failure, a run on a fold, or a record without a test part has no row.
+    """
     groups: dict[str, list[Record]] = {}
     for record in found:
-        if record["kind"] != "failure" and record["figures"].get(TEST):
+        if record["kind"] not in ("failure", "fold") and record["figures"].get(TEST):
             groups.setdefault(record["name"], []).append(record)
     return [_row(board, name, tuple(seeds)) for name, seeds in groups.items()]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from fer_bench import metrics
 from fer_bench.data import EMOTIONS
-from fer_bench.ensemble import Recipe
+from fer_bench.leaderboard import ensembles
 from fer_bench.leaderboard.markdown import (
     NOTHING,
     interval,
@@ -19,10 +19,9 @@ from fer_bench.leaderboard.markdown import (
     table,
 )
 from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Pair, Record, Row
-from fer_bench.records.identity import stem
+from fer_bench.records import stem_of
 
 DAGGER = "†"  # marks the rows that were submitted
-MOST_WEIGHTS = 6  # names in a cell
 
 
 def results(board: Board) -> str:
@@ -104,13 +103,13 @@ def costs(board: Board, prefix: str) -> str:
         "hardware",
         "records",
     ]
-    found = {(record["name"], record["seed"]): record for record in board.records}
+    found = {stem_of(record): record for record in board.records}
     rows = [_cost(row, found) for row in board.rows]
     links = [_links(row, prefix) for row in board.rows]
     return table(head, [[*cells, link] for cells, link in zip(rows, links, strict=True)], "llrrlrrrll")
 
 
-def _cost(row: Row, found: dict[tuple[str, int | None], Record]) -> list[str]:
+def _cost(row: Row, found: dict[str, Record]) -> list[str]:
     if row.is_external:
         return _external_cost(row)
     return _ensemble_cost(row, found) if row.is_ensemble else _member_cost(row)
@@ -154,15 +153,15 @@ def _member_cost(row: Row) -> list[str]:
     ]
 
 
-def _ensemble_cost(row: Row, found: dict[tuple[str, int | None], Record]) -> list[str]:
-    sources = _with_a_say(row.record)
+def _ensemble_cost(row: Row, found: dict[str, Record]) -> list[str]:
+    sources = [stem_of(source) for source, _ in ensembles.with_a_say(row.record)]
     members = [found[source] for source in sources if source in found]
     sizes = [member["model"]["parameters"] for member in members if member.get("model", {}).get("parameters")]
     whole = len(sizes) == len(sources)
     minutes = [member["timing"].get("train_seconds") for member in members]
     return [
         row.name,
-        _combination(row.record, sources),
+        f"{ensembles.method(row.record)} of {len(sources)} run{'' if len(sources) == 1 else 's'}",
         number(sum(sizes) / 1e6 if whole else None, 2),
         NOTHING,
         NOTHING,
@@ -171,38 +170,6 @@ def _ensemble_cost(row: Row, found: dict[tuple[str, int | None], Record]) -> lis
         number(sum(minutes) / 60 if whole and all(minutes) else None, 1),
         listing(hardware(members)) if members else NOTHING,
     ]
-
-
-def _with_a_say(record: Record) -> dict[tuple[str, int | None], float]:
-    """Members that take part, each with its weight: all but those of weight 0; NaN where a stack has no weights."""
-    weights = record["weights"] or [float("nan")] * len(record["members"])
-    pairs = zip(record["members"], weights, strict=True)
-    return {(source["name"], source["seed"]): weight for source, weight in pairs if weight != 0}
-
-
-def _combination(record: Record, sources: dict[tuple[str, int | None], float]) -> str:
-    """Method, members with their weights where these differ, and how they were chosen where that was fitted."""
-    temperature = record["identity"].get("temperature", "none")
-    method = record["method"] if temperature == "none" else f"{record['method']} (temperature {temperature})"
-    members = _sources([*sources]) if len(set(record["weights"] or [0])) == 1 else _weighted(sources)
-    fitted = record.get("selection") if Recipe.of(record["identity"]).is_fitted else None
-    return f"{method} of {members}" + (f"; {fitted}" if fitted else "")
-
-
-def _weighted(sources: dict[tuple[str, int | None], float]) -> str:
-    """Member names with the sum of their seeds' weights, the heaviest first, the lightest of many as a number."""
-    totals: dict[str, float] = {}
-    for (name, _), weight in sources.items():
-        totals[name] = totals.get(name, 0) + weight
-    ordered = sorted(totals, key=lambda name: (-round(totals[name], 2), name))
-    rest = [f"{len(ordered) - MOST_WEIGHTS} more"] if len(ordered) > MOST_WEIGHTS + 1 else []
-    return listing([f"{name} {totals[name]:.2f}" for name in (ordered[:MOST_WEIGHTS] if rest else ordered)] + rest)
-
-
-def _sources(sources: Sequence[tuple[str, int | None]]) -> str:
-    """Member names in order, each once, with the number of seeds where there are several."""
-    names = [name for name, _ in sources]
-    return listing([f"{n} ×{names.count(n)}" if names.count(n) > 1 else n for n in dict.fromkeys(names)])
 
 
 def _minutes(seeds: Sequence[Record]) -> float | None:
@@ -218,7 +185,7 @@ def hardware(found: Sequence[Record]) -> list[str]:
 
 
 def _links(row: Row, prefix: str) -> str:
-    files = [(seed["run_id"], f"{prefix}results/{stem(seed['name'], seed['seed'])}.json") for seed in row.seeds]
+    files = [(seed["run_id"], f"{prefix}results/{stem_of(seed)}.json") for seed in row.seeds]
     return " ".join(f"[{run[:8]}]({path})" for run, path in files)
 
 
@@ -311,10 +278,17 @@ def failures(found: Sequence[Record]) -> str:
     rows = [
         [
             record["name"],
-            NOTHING if record["seed"] is None else str(record["seed"]),
+            _seed_and_fold(record),
             record["failure"]["reason"],
             record["failure"]["message"],
         ]
         for record in found
     ]
     return table(head, rows)
+
+
+def _seed_and_fold(record: Record) -> str:
+    if record["seed"] is None:
+        return NOTHING
+    fold = f", fold {record['fold']}" if record.get("fold") is not None else ""
+    return f"{record['seed']}{fold}"

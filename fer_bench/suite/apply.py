@@ -69,16 +69,15 @@ def _combined(
     """Combine the members' predictions for new images; what is fitted is fitted again on the board's PublicTest."""
     members = []
     for source in record["members"]:
-        member = records.find(board, source["name"], source["seed"])
+        member = records.find(board, source["name"], source["seed"], source.get("fold"))
         if member is None:
-            raise UserError(
-                f"{board}: {record['name']} needs {source['name']} seed {source['seed']}, which is not there"
-            )
+            raise UserError(f"{board}: {record['name']} needs {records.stem_of(source)}, which is not there")
         members.append(member)
     stored = [records.arrays(board, member) for member in members]
     new = [_probabilities(member, images, board, runs_dir, device, view) for member in members]
     run_ids = [member["run_id"] for member in members]
-    return fit_records(Recipe.of(record["identity"]), run_ids, stored, view)(np.stack(new))
+    recipe = Recipe.of(record["identity"])
+    return fit_records(recipe, run_ids, stored, view, records.units(members))(np.stack(new))
 
 
 def read_faces(source: Path) -> tuple[list[str], np.ndarray]:

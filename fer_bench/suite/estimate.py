@@ -23,12 +23,13 @@ def rows(plan: Sequence[Run], counts: dict[str, int], device: torch.device) -> l
     found = []
     for run in plan:
         row = {"name": run.member.name, "seed": run.seed, "backbone": run.member.backbone, "state": run.state}
+        row |= {"fold": run.fold.index} if run.fold else {}
         row |= {"image_size": run.member.image_size, "unavailable": run.unavailable}
         if run.state != "done":
             key = f"{run.member.backbone} {run.member.image_size} {run.member.options} {run.member.train.precision}"
             if key not in measured:
                 measured[key] = _measure(run.member, device)
-            row |= _scale(run.member, *measured[key], counts)
+            row |= _scale(run.member, *measured[key], counts, len(run.fold.held) if run.fold else 0)
         found.append(row)
     return found
 
@@ -66,15 +67,21 @@ def _step(module: torch.nn.Module, x: torch.Tensor, precision: str) -> tuple[flo
     return time.perf_counter() - start, sum(kept.values())
 
 
-def _scale(member: Member, parameters: int, seconds: float, kept: int, counts: dict[str, int]) -> dict[str, Any]:
-    """From one image to the whole run: weights, gradients, optimizer and average beside a batch's activations."""
+def _scale(
+    member: Member, parameters: int, seconds: float, kept: int, counts: dict[str, int], held: int
+) -> dict[str, Any]:
+    """From one image to the whole run: weights, gradients, optimizer and average beside a batch's activations.
+
+    ``held`` rows of Training are scored and not fitted on.
+    """
     train = member.train
     copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
     public, private = counts["PublicTest"], counts["PrivateTest"]
     passes = sum(PASSES[view] for view in member.views)
-    scored = public * train.epochs + (public + private) * passes
+    scored = public * train.epochs + (public + private + held) * passes
+    fitted = counts["Training"] - held
     return {
         "parameters": parameters,
-        "seconds": round(seconds * (counts["Training"] * train.epochs + FORWARD_SHARE * scored), 3),
+        "seconds": round(seconds * (fitted * train.epochs + FORWARD_SHARE * scored), 3),
         "bytes": 4 * parameters * copies + int(1.3 * kept * train.batch_size),
     }

@@ -24,6 +24,7 @@ from fer_bench.files import write_atomic
 from fer_bench.models import Network, build
 from fer_bench.predict import probabilities
 from fer_bench.suite.environment import processor, software
+from fer_bench.suite.folds import fitting_rows, held_out_rows
 from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
 from fer_bench.train import DivergedError, Engine, Fitted, Job, Progress, StoppedError, choose_precision, derive, fit
 
@@ -86,11 +87,11 @@ def run_member(
 def _train_and_score(
     setting: Setting, run: Run, should_stop: Callable[[], bool], report: Callable[[Progress], None]
 ) -> dict[str, Any]:
-    torch.manual_seed(derive(run.seed, "init"))
+    torch.manual_seed(derive(run.draws, "init"))
     network = build(run.member, run.weights)
     engine = Engine(setting.device, choose_precision(network, run.member, setting.device))
-    images, labels = splits.part(setting.faces, "Training")
-    job = Job(network, run.member, images, labels, run.seed, _validator(setting, network, engine))
+    images, labels = fitting_rows(setting.faces, run.fold)
+    job = Job(network, run.member, images, labels, run.draws, _validator(setting, network, engine))
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.device)
     checkpoint = checkpoint_path(setting.options, run.run_id)
@@ -122,6 +123,9 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
     test_images, test_labels, look = splits.open_private_test(setting.faces, purpose=purpose, run_id=run.run_id)
     parts = {"PublicTest": splits.part(setting.faces, "PublicTest"), "PrivateTest": (test_images, test_labels)}
     arrays: dict[str, np.ndarray] = {}
+    if run.fold:
+        parts = {"Training": held_out_rows(setting.faces, run.fold)} | parts
+        arrays["Training/rows"] = run.fold.held
     figures: dict[str, dict[str, Any]] = {}
     for part, (images, labels) in parts.items():
         arrays[f"{part}/labels"] = labels.astype(np.uint8)
@@ -130,7 +134,7 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
             p = probabilities(network, images, view, device=setting.device, precision=fitted.precision)
             arrays[f"{part}/{view}"] = records.as_stored(p)
             figures[part][view] = metrics.figures(labels, arrays[f"{part}/{view}"])
-    record = _base(setting, run, "member", [*_earlier_looks(setting, run), look]) | {
+    record = _base(setting, run, "fold" if run.fold else "member", [*_earlier_looks(setting, run), look]) | {
         "model": _model(run, network),
         "views": list(run.member.views),
         "headline": run.member.views[-1],
@@ -149,17 +153,19 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
 
 def _earlier_looks(setting: Setting, run: Run) -> list[dict[str, Any]]:
     """The looks of the record that this one replaces, which stay counted where it is the same run."""
-    existing = records.find(setting.board, run.member.name, run.seed)
+    existing = records.find(setting.board, *run.key)
     return existing["looks"] if existing and existing["run_id"] == run.run_id else []
 
 
 def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) -> dict[str, Any]:
     limited = {} if setting.options.limit is None else {"limited": setting.options.limit}
+    fold = {"fold": run.fold.index} if run.fold else {}
     return limited | {
         "schema": records.SCHEMA,
         "kind": kind,
         "name": run.member.name,
         "seed": run.seed,
+        **fold,
         "run_id": run.run_id,
         "identity": run.identity,
         "protocol": setting.protocol,
@@ -187,7 +193,7 @@ def save_failure(setting: Setting, run: Run, reason: str, message: str) -> dict[
         "timing": {},
         "failure": {"reason": reason, "message": " ".join(message.split())[:300]},
     }
-    existing = records.find(setting.board, run.member.name, run.seed)
+    existing = records.find(setting.board, *run.key)
     if existing is None or existing["kind"] == "failure":
         records.save(setting.board, record, None)
     return record

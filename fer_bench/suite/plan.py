@@ -1,5 +1,6 @@
 """Suite + options -> the runs it asks for, each with its identity, and what is finished already."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from fer_bench.config import Member, Suite, identity_of
 from fer_bench.data import Faces
 from fer_bench.errors import UserError
 from fer_bench.models import Weights, build, find_weights, probe
+from fer_bench.suite.folds import Fold, members_and_folds
+from fer_bench.train import derive
 
 SEMANTICS = 1
 """Raise when the same configuration would train to other weights than before; it is part of every identity."""
@@ -32,7 +35,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """A member x a seed. ``state`` is new, resume, done, retry or redo; ``unavailable`` says why it cannot start."""
+    """A member x a seed (x a fold).
+
+    ``state`` is new, resume, done, retry or redo; ``unavailable`` says why it cannot start.
+    """
 
     member: Member
     seed: int
@@ -40,6 +46,7 @@ class Run:
     identity: dict[str, Any]
     state: str
     unavailable: str | None = None
+    fold: Fold | None = None
 
     @property
     def run_id(self) -> str:
@@ -48,8 +55,19 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Name and seed as people read them."""
-        return f"{self.member.name} seed {self.seed}"
+        """Name, seed and fold as people read them."""
+        fold = f" fold {self.fold.index} of {self.fold.of}" if self.fold else ""
+        return f"{self.member.name} seed {self.seed}{fold}"
+
+    @property
+    def key(self) -> tuple[str, int, int | None]:
+        """Name, seed and fold, as records are found by."""
+        return self.member.name, self.seed, self.fold.index if self.fold else None
+
+    @property
+    def draws(self) -> int:
+        """The seed of all that training draws: the run's own, or for a fold one of its own, so that folds differ."""
+        return derive(self.seed, "fold", self.fold.index) if self.fold else self.seed
 
 
 def load_faces(suite: Suite, options: Options) -> Faces:
@@ -105,7 +123,14 @@ def data_facts(faces: Faces) -> dict[str, Any]:
     }
 
 
-def identity(suite: Suite, member: Member, seed: int, weights_sha256: str | None, facts: dict[str, Any]) -> dict:
+def identity(
+    suite: Suite,
+    member: Member,
+    seed: int,
+    weights_sha256: str | None,
+    facts: dict[str, Any],
+    fold: Fold | None = None,
+) -> dict[str, Any]:
     """What a run is: everything that decides its probabilities, and nothing else."""
     return {
         "kind": "member",
@@ -116,7 +141,7 @@ def identity(suite: Suite, member: Member, seed: int, weights_sha256: str | None
         "seed": seed,
         "data_digest": facts["digest"],
         "split_digest": facts["split_digest"],
-        "fold": None,
+        "fold": fold.identity if fold else None,
     }
 
 
@@ -130,8 +155,10 @@ def weights_path(runs_dir: Path, run_id: str) -> Path:
     return runs_dir / "weights" / f"{run_id}.safetensors"
 
 
-def make_plan(suite: Suite, options: Options, facts: dict[str, Any], board: Path) -> list[Run]:
-    """List all runs, the first seed of every member first.
+def make_plan(
+    suite: Suite, options: Options, facts: dict[str, Any], board: Path, cuts: Mapping[int, Sequence[Fold]]
+) -> list[Run]:
+    """List all runs, the first seed of every member first, those on folds last.
 
     Every distinct backbone is built and probed with one image, and all weights are looked for, before this returns.
 
@@ -145,8 +172,8 @@ def make_plan(suite: Suite, options: Options, facts: dict[str, Any], board: Path
     for member in suite.members:
         if member.weights:
             build(member, found[member.name][0])  # a file that does not fit is told now, not after an hour
-    seeds = options.seeds or suite.seeds
-    return [_run(suite, options, facts, board, m, s, *found[m.name]) for s in seeds for m in suite.members]
+    wanted = members_and_folds(suite, cuts, options.seeds or suite.seeds)
+    return [_run(suite, options, facts, board, m, s, *found[m.name], fold) for m, s, fold in wanted]
 
 
 def _architecture(member: Member) -> str:
@@ -171,13 +198,14 @@ def _run(
     seed: int,
     weights: Weights | None,
     unavailable: str | None,
+    fold: Fold | None,
 ) -> Run:
-    existing = records.find(board, member.name, seed)
+    existing = records.find(board, member.name, seed, fold.index if fold else None)
     sha256 = weights.sha256 if weights else None
-    if unavailable and existing and existing["kind"] == "member":
+    if unavailable and existing and existing["kind"] in records.TRAINED:
         sha256 = existing["identity"]["weights_sha256"]  # finished where the weights could be had
-    this = identity(suite, member, seed, sha256, facts)
-    return Run(member, seed, weights, this, _state(existing, this, options), unavailable)
+    this = identity(suite, member, seed, sha256, facts, fold)
+    return Run(member, seed, weights, this, _state(existing, this, options), unavailable, fold)
 
 
 def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Options) -> str:
@@ -187,7 +215,7 @@ def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Optio
         problem = records.conflict(existing, this)
         if problem:
             raise UserError(problem)
-        if existing["kind"] == "member":
+        if existing["kind"] in records.TRAINED:
             return "done"
     if checkpoint_path(options, records.run_id(this)).is_file():
         return "resume"

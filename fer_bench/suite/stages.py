@@ -10,6 +10,7 @@ from fer_bench.config import Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.models import find_weights
 from fer_bench.suite import estimate
+from fer_bench.suite.folds import cuts
 from fer_bench.suite.members import Setting, pick_device, run_member
 from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
@@ -34,7 +35,7 @@ def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Sett
         display.say(note)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
     refuse_taken_names(board, suite)
-    return suite, setting, make_plan(suite, options, facts, board)
+    return suite, setting, make_plan(suite, options, facts, board, cuts(suite, faces))
 
 
 def run(path: Path, options: Options, display: Display, should_stop: Callable[[], bool]) -> Outcome:
@@ -76,7 +77,7 @@ def _refuse_unwritable(folder: Path) -> None:
 
 def _finish(setting: Setting, this: Run, should_stop: Callable[[], bool], display: Display) -> dict[str, Any]:
     if this.state == "done":
-        existing = records.find(setting.board, this.member.name, this.seed)
+        existing = records.find(setting.board, *this.key)
         assert existing is not None
         return existing
     twin = _same_run(setting, this)
@@ -97,7 +98,7 @@ def _same_run(setting: Setting, this: Run) -> dict[str, Any] | None:
     if this.state == "redo":
         return None
     same = (record for record in records.load_all(setting.board) if record["run_id"] == this.run_id)
-    return next((record for record in same if record["kind"] == "member"), None)
+    return next((record for record in same if record["kind"] in records.TRAINED), None)
 
 
 def _state_in_words(this: Run) -> str:

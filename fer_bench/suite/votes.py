@@ -9,7 +9,6 @@ from fer_bench import leaderboard, metrics, records
 from fer_bench.config import Ensemble, Suite, load_suite
 from fer_bench.ensemble import Combined, Recipe, combine_records
 from fer_bench.errors import UserError
-from fer_bench.records.identity import stem
 from fer_bench.suite.environment import combining
 from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.progress import Display
@@ -41,7 +40,7 @@ def build_all(board: Path, suite: Suite, outcome: Outcome, display: Display, *, 
         missing = missing_members(board, suite, ensemble)
         if missing:
             outcome.withheld.append(ensemble.name)
-            display.say(f"{ensemble.name}: withheld, it lacks {', '.join(missing)}")
+            display.say(f"{ensemble.name}: withheld, it lacks {_shortened(missing)}")
             continue
         record = build_ensemble(board, suite, ensemble, force=force)
         outcome.records.append(record)
@@ -51,11 +50,35 @@ def build_all(board: Path, suite: Suite, outcome: Outcome, display: Display, *, 
 def missing_members(board: Path, suite: Suite, ensemble: Ensemble) -> list[str]:
     """Which runs of an ensemble have no finished record; with any missing it is withheld, never silently smaller."""
     found = _members(board, suite, ensemble)
-    return [f"{name} seed {seed}" for (name, seed), record in found.items() if not record or record["kind"] != "member"]
+    folds = {member.name: member.folds for member in suite.members}
+    return [
+        f"{name} seed {seed}" + ("" if fold is None else f" fold {fold} of {folds[name]}")
+        for (name, seed, fold), record in found.items()
+        if not _takes_part(record, None if fold is None else folds[name])
+    ]
 
 
-def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[tuple[str, int], dict[str, Any] | None]:
-    runs = [(name, seed) for name in ensemble.members for seed in suite.seeds]
+def _shortened(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _takes_part(record: dict[str, Any] | None, of: int | None) -> bool:
+    """Whether a run is finished, and is on one of ``of`` folds, or on all of Training where that is None."""
+    if record is None or record["kind"] != ("member" if of is None else "fold"):
+        return False
+    return of is None or record["identity"]["fold"]["of"] == of
+
+
+def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[tuple[str, int, int | None], dict[str, Any] | None]:
+    """Return the records that an ensemble needs, by name, seed and fold (None where it is of no folds)."""
+    members = {member.name: member for member in suite.members}
+    runs: list[tuple[str, int, int | None]] = [
+        (name, seed, fold)
+        for name in ensemble.members
+        for seed in suite.seeds
+        for fold in (range(members[name].folds or 0) if ensemble.of_folds else [None])
+    ]
     return {run: records.find(board, *run) for run in runs}
 
 
@@ -70,15 +93,18 @@ def refuse_taken_names(board: Path, suite: Suite) -> None:
 def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool = False) -> dict[str, Any]:
     """Combine finished members and save the record, unless it is there; returns it."""
     members = [record for record in _members(board, suite, ensemble).values() if record]
-    recipe = Recipe(ensemble.method, ensemble.parameters, ensemble.temperature, ensemble.seed)
+    recipe = Recipe(ensemble.method, ensemble.parameters, ensemble.temperature, ensemble.seed, ensemble.fit_on)
     identity = _identity(suite, ensemble, recipe, members)
     existing = records.find(board, ensemble.name, None)
     if existing and existing["run_id"] == records.run_id(identity) and not force:
         return existing
     stored = [records.arrays(board, member) for member in members]
     run_ids = [member["run_id"] for member in members]
-    combined: dict[str, Combined] = {view: combine_records(recipe, run_ids, stored, view) for view in ensemble.views}
-    arrays = _arrays(stored[0], combined)
+    units = records.units(members)
+    combined: dict[str, Combined] = {
+        view: combine_records(recipe, run_ids, stored, view, units) for view in ensemble.views
+    }
+    arrays = _arrays(stored, combined)
     record = {
         "schema": records.SCHEMA,
         "kind": "ensemble",
@@ -89,12 +115,12 @@ def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool
         "protocol": suite.protocol,
         "suite": suite.suite,
         "data": members[0]["data"],
-        "members": [{key: member[key] for key in ("name", "seed", "run_id")} for member in members],
+        "members": [{key: m[key] for key in ("name", "seed", "fold", "run_id") if key in m} for m in members],
         **_method(ensemble, recipe, members, combined[ensemble.views[-1]]),
         "views": list(ensemble.views),
         "headline": ensemble.views[-1],
         "passes": {view: _passes(members, combined[view], view) for view in ensemble.views},
-        "figures": _figures(arrays, ensemble),
+        "figures": _figures(arrays),
         "looks": [],  # a vote opens no data: it scores what its members stored
         "environment": combining(),
         "timing": {},
@@ -120,7 +146,7 @@ def _method(
     ensemble: Ensemble, recipe: Recipe, members: list[dict[str, Any]], headline: Combined
 ) -> dict[str, str | list[float] | list[str] | None]:
     """How the members were combined and chosen; weights and choice are those of the headline's view set."""
-    stems = [stem(member["name"], member["seed"]) for member in members]
+    stems = [records.stem_of(member) for member in members]
     chosen = {} if headline.chosen is None else {"chosen": [stems[i] for i in headline.chosen]}
     return {
         "method": ensemble.method,
@@ -136,18 +162,23 @@ def _passes(members: list[dict[str, Any]], combined: Combined, view: str) -> int
     return sum(member["passes"][view] for member, weight in zip(members, weights, strict=True) if weight > 0)
 
 
-def _arrays(first: dict[str, np.ndarray], combined: dict[str, Combined]) -> dict[str, np.ndarray]:
-    arrays = {f"{part}/labels": first[f"{part}/labels"] for part in PARTS}
+def _arrays(stored: list[dict[str, np.ndarray]], combined: dict[str, Combined]) -> dict[str, np.ndarray]:
+    """Return labels and probabilities of both test parts, and of Training where they are out-of-fold."""
+    arrays = {f"{part}/labels": stored[0][f"{part}/labels"] for part in PARTS}
     for view, found in combined.items():
         for part, rows in zip(PARTS, (found.validation, found.test), strict=True):
             arrays[f"{part}/{view}"] = records.as_stored(rows)
+        if found.training is not None and found.training_labels is not None:
+            arrays["Training/labels"] = found.training_labels
+            arrays[f"Training/{view}"] = records.as_stored(found.training)
     return arrays
 
 
-def _figures(arrays: dict[str, np.ndarray], ensemble: Ensemble) -> dict[str, dict[str, Any]]:
-    return {
-        part: {
-            v: metrics.figures(arrays[f"{part}/labels"].astype(np.int64), arrays[f"{part}/{v}"]) for v in ensemble.views
-        }
-        for part in PARTS
-    }
+def _figures(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return the figures of every stored part and view set."""
+    found: dict[str, dict[str, Any]] = {}
+    for part, view in (key.split("/") for key in arrays):
+        if view != "labels":
+            figures = metrics.figures(arrays[f"{part}/labels"].astype(np.int64), arrays[f"{part}/{view}"])
+            found.setdefault(part, {})[view] = figures
+    return found
