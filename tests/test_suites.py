@@ -33,7 +33,7 @@ def schema() -> dict:
 
 
 def test_the_suites_that_the_documents_name_are_there():
-    assert {"quick", "cpu", "full", "notebook"} <= set(SUITES)
+    assert {"quick", "cpu", "folds", "full", "notebook"} <= set(SUITES)
 
 
 @each_path

@@ -37,8 +37,8 @@ def _how(recipes: Sequence[Recipe]) -> list[str]:
         )
     if any(recipe.of_folds for recipe in recipes):
         said.append(
-            "Of members with folds, the fold models are averaged, and the best member is the one trained on all of "
-            "Training."
+            "Of members with folds, the fold models are averaged, and the best member is one trained on all of "
+            "Training, where all of them have such a run."
         )
     if any(recipe.is_fitted and recipe.of_folds for recipe in recipes):
         said.append(
