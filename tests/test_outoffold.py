@@ -377,6 +377,7 @@ def test_the_check_finds_an_ensemble_of_some_folds(board):
         ("weighted", {"selection": "fitted on PublicTest, cross-fitted there"}, "and the method is fitted out-of-fold"),
         ("weighted", {"weights": [1 / 12] * 12}, "weights: are not those"),
         ("picked", {"chosen": ["a.s0.f0"]}, "chosen: ['a.s0.f0']"),
+        ("stack", {"passes": {"none": 8}}, "passes.none: 8, and the members with a say take 24"),
     ],
 )
 def test_the_check_finds_what_an_ensemble_misstates(board, name, change, problem):

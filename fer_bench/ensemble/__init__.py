@@ -8,7 +8,7 @@ records. ``oracle`` is a diagnostic that nothing else uses.
 
 from fer_bench.ensemble.combining import FOLDS, Combined, combine, fit, is_fitted
 from fer_bench.ensemble.greedy import greedy_counts
-from fer_bench.ensemble.recorded import Recipe, combine_records, fit_records
+from fer_bench.ensemble.recorded import Recipe, combine_records, fit_records, passes
 from fer_bench.ensemble.stacking import fit_logistic, fit_trees
 from fer_bench.ensemble.temperature import cooled, fit_temperature
 from fer_bench.ensemble.votes import geometric_mean, hard_vote, soft_vote
@@ -31,5 +31,6 @@ __all__ = [
     "greedy_counts",
     "hard_vote",
     "is_fitted",
+    "passes",
     "soft_vote",
 ]

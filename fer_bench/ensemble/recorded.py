@@ -102,6 +102,12 @@ def fit_records(
     return lambda new: whole.predict(new[order])
 
 
+def passes(members: Sequence[Mapping[str, Any]], combined: Combined, view: str) -> int:
+    """Forward passes an image: the sum over the records of members that have a say, in the order of the weights."""
+    weights = np.ones(len(members)) if combined.weights is None else combined.weights
+    return sum(member["passes"][view] for member, weight in zip(members, weights, strict=True) if weight > 0)
+
+
 def _fit(recipe: Recipe, probabilities: np.ndarray, labels: np.ndarray) -> Fitted:
     return fit(recipe.method, probabilities, labels, recipe.parameters, recipe.seed, recipe.temperature)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fer_bench import audit, metrics, records
-from fer_bench.ensemble import Combined, Recipe, combine_records
+from fer_bench.ensemble import Combined, Recipe, combine_records, passes
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import figures
 from fer_bench.leaderboard.folds import fold_problems
@@ -113,14 +113,15 @@ def _vote(board: Path, record: Record, known: dict[str, Record]) -> Iterator[str
     for source, member in zip(record["members"], sources, strict=True):
         if member is None or member["run_id"] != source["run_id"]:
             yield f"member {stem_of(source)} with run id {source['run_id']} is not on the board"
-    members = [records.arrays(board, member) for member in sources if member]
+    members = [member for member in sources if member]
     if members and len(members) == len(sources):
-        yield from _wrong_votes(record, records.arrays(board, record), members)
+        yield from _wrong_votes(board, record, members)
 
 
-def _wrong_votes(record: Record, stored: Arrays, members: list[Arrays]) -> Iterator[str]:
+def _wrong_votes(board: Path, record: Record, sources: list[Record]) -> Iterator[str]:
     """Yield the view sets that are not what the recipe makes of the members: what is fitted is fitted again."""
-    recipe = Recipe.of(record["identity"])
+    recipe, stored = Recipe.of(record["identity"]), records.arrays(board, record)
+    members = [records.arrays(board, source) for source in sources]
     run_ids = [source["run_id"] for source in record["members"]]
     for view in record["views"]:
         try:
@@ -131,6 +132,8 @@ def _wrong_votes(record: Record, stored: Arrays, members: list[Arrays]) -> Itera
         for part, vote in ((VALIDATION, combined.validation), (TEST, combined.test), (FIT, combined.training)):
             if problem := _difference(stored.get(f"{part}/{view}"), vote):
                 yield f"{part}/{view}: is not the vote of its members, {problem}"
+        if (found := record["passes"][view]) != (expected := passes(sources, combined, view)):
+            yield f"passes.{view}: {found}, and the members with a say take {expected}"
         if view == record["headline"]:
             yield from _wrong_choice(record, combined)
 

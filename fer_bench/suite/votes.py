@@ -7,7 +7,7 @@ import numpy as np
 
 from fer_bench import leaderboard, metrics, records
 from fer_bench.config import Ensemble, Suite, load_suite
-from fer_bench.ensemble import Combined, Recipe, combine_records
+from fer_bench.ensemble import Combined, Recipe, combine_records, passes
 from fer_bench.errors import UserError
 from fer_bench.suite.environment import combining
 from fer_bench.suite.outcome import Outcome, score_line
@@ -119,7 +119,7 @@ def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool
         **_method(ensemble, recipe, members, combined[ensemble.views[-1]]),
         "views": list(ensemble.views),
         "headline": ensemble.views[-1],
-        "passes": {view: _passes(members, combined[view], view) for view in ensemble.views},
+        "passes": {view: passes(members, combined[view], view) for view in ensemble.views},
         "figures": _figures(arrays),
         "looks": [],  # a vote opens no data: it scores what its members stored
         "environment": combining(),
@@ -154,12 +154,6 @@ def _method(
         **chosen,
         "selection": recipe.selection,
     }
-
-
-def _passes(members: list[dict[str, Any]], combined: Combined, view: str) -> int:
-    """Forward passes an image, of the members that have a say."""
-    weights = np.ones(len(members)) if combined.weights is None else combined.weights
-    return sum(member["passes"][view] for member, weight in zip(members, weights, strict=True) if weight > 0)
 
 
 def _arrays(stored: list[dict[str, np.ndarray]], combined: dict[str, Combined]) -> dict[str, np.ndarray]:
