@@ -42,7 +42,7 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _not_a_folder(name: str) -> str:
-    if name in ("benchmark", "checkpoints", "weights"):
+    if name in ("audit", "benchmark", "checkpoints", "tune", "weights"):
         raise ValueError(f"{name!r} is a folder of its own; give the suite another name")
     return name
 
@@ -109,6 +109,13 @@ class Train(Frozen):
     clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
 
 
+class Tuned(Frozen):
+    """Where a member's settings come from, if a search chose them; the board says how many trials it took."""
+
+    study: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(description="digest of the study")
+    trials: Annotated[int, Field(ge=1)] = Field(description="trials that ended, complete or pruned")
+
+
 class Member(Frozen):
     """One network with everything that decides its weights and its probabilities."""
 
@@ -129,6 +136,7 @@ class Member(Frozen):
         None, description="also train on all but each of so many parts of Training, for out-of-fold ensembles"
     )
     fold_views: Views | None = Field(None, description="view sets that the fold runs store; default: views")
+    tuned: Tuned | None = Field(None, description="the study that chose these settings; decides nothing itself")
 
     @field_validator("options")
     @classmethod
@@ -245,7 +253,7 @@ class Ensemble(Frozen):
         try:
             return model.model_validate(given).model_dump(mode="json")
         except ValidationError as error:
-            raise ValueError(_first_problem(error, model)) from None
+            raise ValueError(first_problem(error, model)) from None
 
     @model_validator(mode="after")
     def _a_temperature_has_work(self) -> "Ensemble":
@@ -339,21 +347,22 @@ def load_suite(path: Path) -> Suite:
     Raises:
         UserError: one line with the file, the key path, what was found and what is expected.
     """
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise UserError(
             f"{path}: a suite is a mapping with keys such as suite, data, members; found {type(raw).__name__}"
         )
     defaults = raw.get("defaults") or {}
     if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
-        raw = raw | {"members": [_merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
+        raw = raw | {"members": [merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
     try:
         return Suite.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from None
+        raise UserError(f"{path}: {first_problem(error)}") from None
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file: numbers such as 1e-3 are numbers, a key that stands twice is an error with its line."""
     try:
         text = path.read_text(encoding="utf-8")
         loader = _Loader(text)
@@ -372,16 +381,17 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}") from None
 
 
-def _merge(below: dict, above: dict) -> dict:
+def merge(below: dict, above: dict) -> dict:
     """Lay ``above`` over ``below``, section by section."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
-def _first_problem(error: ValidationError, section: type[Frozen] | None = None) -> str:
+def first_problem(error: ValidationError, section: type[Frozen] | None = None) -> str:
+    """Say in one line what is wrong first, with its key path; ``section`` is the model whose keys are suggested."""
     every = error.errors(include_url=False)
     deeper = [row["loc"] for row in every]
     problems = [
@@ -407,7 +417,8 @@ def _is_inside(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bo
 def _near(location: tuple[int | str, ...], section: type[Frozen] | None = None) -> str:
     import difflib
 
-    model: dict[str, type[Frozen]] = {"train": Train, "augment": Augment, "members": Member, "ensembles": Ensemble}
+    model: dict[str, type[Frozen]] = {"train": Train, "augment": Augment, "tuned": Tuned, "members": Member}
+    model["ensembles"] = Ensemble
     section = section or next((model[str(part)] for part in reversed(location[:-1]) if str(part) in model), Suite)
     known = list(section.model_fields)
     if not known:
@@ -420,9 +431,14 @@ def identity_of(member: Member) -> dict[str, Any]:
     """The member as it enters a run's identity: every resolved setting but its name and the path of its weights.
 
     The weights themselves enter by their SHA-256, so the same file at another place is the same run. Folds are further
-    runs, which leave the one on all of Training as it is.
+    runs, which leave the one on all of Training as it is, and which study chose the settings changes nothing.
     """
-    return member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views"})
+    return member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views", "tuned"})
+
+
+def suite_file(name: str) -> str:
+    """Where the project keeps a suite, relative to its top; those that a study wrote have a folder of their own."""
+    return f"suites/tuned/{name.removeprefix('tuned-')}.yaml" if name.startswith("tuned-") else f"suites/{name}.yaml"
 
 
 def schema() -> dict[str, Any]:

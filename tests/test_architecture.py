@@ -19,7 +19,7 @@ ORDER = [
 NEEDS_TORCH = {"augment", "models", "train", "predict", "suite", "cli"}
 TORCH_FREE = [module for module in ORDER if module not in NEEDS_TORCH]
 TORCH = {"torch", "torchvision", "timm", "ray"}
-HEAVY = TORCH | {"numpy", "pandas", "sklearn", "scipy", "matplotlib", "optuna"}
+HEAVY = TORCH | {"numpy", "pandas", "sklearn", "scipy", "matplotlib", "optuna", "sqlalchemy"}
 LAZY = HEAVY - {"numpy"}  # the torch-free modules import these inside the functions that need them
 
 
@@ -48,11 +48,15 @@ def imported(path: Path, nodes: Iterator[ast.AST] | None = None) -> set[str]:
 
 
 def on_import(path: Path) -> set[str]:
-    """Return the dotted names that a file imports when it is itself imported: those outside its functions."""
+    """Return the dotted names that a file imports when it is itself imported: not in functions, not for types alone."""
+
+    def later(node: ast.AST) -> bool:
+        types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
     def outside(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
-            if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            if not later(child):
                 yield child
                 yield from outside(child)
 

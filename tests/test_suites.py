@@ -57,7 +57,7 @@ def test_the_schema_file_is_what_the_models_say():
 
 @each_path
 def test_an_editor_accepts_the_file(path):
-    jsonschema.validate(config._read_yaml(path), schema())
+    jsonschema.validate(config.read_yaml(path), schema())
 
 
 @pytest.mark.parametrize(

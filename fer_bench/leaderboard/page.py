@@ -1,6 +1,7 @@
 """The text of ``leaderboard.md``: sections in order, each "" where a board has nothing to say in it."""
 
 from fer_bench import metrics
+from fer_bench.config import suite_file
 from fer_bench.data import PARTS
 from fer_bench.leaderboard import ensembles, figures, literature, tables
 from fer_bench.leaderboard.markdown import details, escape, interval, listing, percent, points_interval, table
@@ -121,6 +122,12 @@ def results(board: Board) -> str:
         notes += (
             f" {tables.DAGGER} marks rows submitted as probabilities that other software made: scored and tested here "
             "like the others, but how they were made is the word of their source."
+        )
+    if any(row.tuned for row in board.rows):
+        notes += (
+            f" {tables.DOUBLE_DAGGER} and a number mark settings that are the best of so many trials on a holdout of "
+            "Training, or on folds of it. The choice flattered their score there; the one here is of images and seeds "
+            "that no trial saw."
         )
     return f"{tables.results(board)}\n\n{notes}"
 
@@ -266,7 +273,7 @@ def _noise(board: Board) -> list[list[str]]:
 def reproduce(board: Board) -> str:
     """The commands that make these rows and prove this page."""
     suites = sorted({record["suite"] for record in board.records if record["kind"] != "external"})
-    commands = [f"fer-bench run suites/{suite}.yaml" for suite in suites]
+    commands = [f"fer-bench run {suite_file(suite)}" for suite in suites]
     block = "\n".join([*commands, "fer-bench leaderboard --check"])
     return (
         f"```sh\n{block}\n```\n\nThe check recomputes every figure from the stored probabilities, every vote from its "

@@ -48,6 +48,11 @@ class Row:
         return self.record["kind"] == "external"
 
     @property
+    def tuned(self) -> dict[str, Any] | None:
+        """The study that chose the row's settings, with its number of trials; None where nobody searched."""
+        return self.record.get("tuned")
+
+    @property
     def headline(self) -> str:
         """The view set that the row is ranked by."""
         return self.record["headline"]

@@ -22,6 +22,7 @@ from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Pair, Rec
 from fer_bench.records import stem_of
 
 DAGGER = "†"  # marks the rows that were submitted
+DOUBLE_DAGGER = "‡"  # marks the rows whose settings a study chose
 
 
 def results(board: Board) -> str:
@@ -53,7 +54,9 @@ def _result(board: Board, row: Row) -> list[str]:
 
 
 def title(row: Row) -> str:
-    """The row's name, with a dagger where other software made it."""
+    """The row's name, with a dagger where other software made it, and the trials behind it where a study chose it."""
+    if row.tuned:
+        return f"{row.name} {DOUBLE_DAGGER}{row.tuned['trials']}"
     return f"{row.name}{DAGGER}" if row.is_external else row.name
 
 

@@ -80,6 +80,11 @@ class _Declared(_Strict):
     pretraining: str | None
 
 
+class _Tuned(_Strict):
+    study: str  # the first 16 hex digits of its digest
+    trials: int
+
+
 class _Source(_Strict):
     name: str
     seed: int | None
@@ -99,6 +104,7 @@ class _Base(_Strict):
     timing: _Timing
     looks: list[_Look]
     limited: int | bool | None = None  # rows a part, for a run with --limit
+    tuned: _Tuned | None = None  # the study that chose a member's settings
 
 
 class _Scored(_Base):

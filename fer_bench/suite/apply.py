@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fer_bench import data, records
-from fer_bench.config import Member
+from fer_bench.config import Member, suite_file
 from fer_bench.ensemble import Recipe, fit_records
 from fer_bench.errors import UserError
 from fer_bench.models import build, place
@@ -53,7 +53,7 @@ def _probabilities(
     if not path.is_file():
         raise UserError(
             f"{path}: the weights of {record['name']} are not here; they stay on the machine that trained it "
-            f"(fer-bench run suites/{record['suite']}.yaml --force trains it again)"
+            f"(fer-bench run {suite_file(record['suite'])} --force trains it again)"
         )
     from safetensors.torch import load_file
 

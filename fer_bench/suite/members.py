@@ -18,6 +18,7 @@ from torch import nn
 
 from fer_bench import metrics, records, splits
 from fer_bench.augment import PASSES
+from fer_bench.config import Member
 from fer_bench.data import Faces
 from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
@@ -160,7 +161,8 @@ def _earlier_looks(setting: Setting, run: Run) -> list[dict[str, Any]]:
 def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) -> dict[str, Any]:
     limited = {} if setting.options.limit is None else {"limited": setting.options.limit}
     fold = {"fold": run.fold.index} if run.fold else {}
-    return limited | {
+    noted = limited | chosen_by(run.member)
+    return noted | {
         "schema": records.SCHEMA,
         "kind": kind,
         "name": run.member.name,
@@ -173,6 +175,11 @@ def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) ->
         "data": setting.facts,
         "looks": looks,
     }
+
+
+def chosen_by(member: Member) -> dict[str, Any]:
+    """The record's key for the study that chose a member's settings, where one did."""
+    return {"tuned": member.tuned.model_dump()} if member.tuned else {}
 
 
 def _model(run: Run, network: Network) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fer_bench.errors import UserError
 from fer_bench.models import find_weights
 from fer_bench.suite import estimate
 from fer_bench.suite.folds import cuts
-from fer_bench.suite.members import Setting, pick_device, run_member
+from fer_bench.suite.members import Setting, chosen_by, pick_device, run_member
 from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
 from fer_bench.suite.progress import Display
@@ -84,8 +84,9 @@ def _finish(setting: Setting, this: Run, should_stop: Callable[[], bool], displa
     if twin is not None:
         display.say(f"  the same run as {twin['name']}: its record is taken over")
         arrays = records.arrays(setting.board, twin)
+        kept = {key: value for key, value in twin.items() if key != "tuned"} | chosen_by(this.member)
         return records.load(
-            records.save(setting.board, twin | {"name": this.member.name, "suite": setting.suite}, arrays)
+            records.save(setting.board, kept | {"name": this.member.name, "suite": setting.suite}, arrays)
         )
     with display.training(this.title) as report:
         record = run_member(setting, this, should_stop, report)

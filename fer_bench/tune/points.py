@@ -1,0 +1,67 @@
+"""New points: sampled beside the storage, never one that was there before."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fer_bench.files import sha256_bytes
+from fer_bench.tune.space import Dimension, Values
+from fer_bench.tune.study import Opened, Plan, add, key_of
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+
+DRAWS = 200
+"""Random points after a sampled one that was there before; if none is new, the space has no more."""
+
+
+def propose(this: Opened, trials: Sequence["FrozenTrial"]) -> bool:
+    """Add a new point to the storage; False where the space has none left.
+
+    The seed is a function of the study and of the number of its trials, and whatever was tried is refused, so no
+    restart and no second worker proposes a point again. Sampling happens beside the storage.
+    """
+    there = {key_of(trial.params) for trial in trials}
+    for draw in range(DRAWS):
+        seed = int(sha256_bytes(f"{this.plan.digest} {len(trials)} {draw}".encode())[:8], 16)
+        values = _sample(this.plan, trials, seed, by_chance=draw > 0)
+        if key_of(this.plan.space.parameters(values)[0]) not in there:
+            add(this.study, this.plan.space, values, "sampled")
+            return True
+    return False
+
+
+def _sample(plan: Plan, trials: Sequence["FrozenTrial"], seed: int, *, by_chance: bool) -> Values:
+    import optuna
+
+    copy = optuna.create_study(direction="maximize", sampler=_sampler(plan, seed, by_chance=by_chance))
+    if not by_chance:
+        copy.add_trials(trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED", "RUNNING"))
+    trial = copy.ask()
+    values: Values = {}
+    for key, name, dimension in plan.space.active(values):
+        values[key] = dimension.tidy(_suggest(trial, name, dimension))
+    return values
+
+
+def _sampler(plan: Plan, seed: int, *, by_chance: bool) -> "BaseSampler":
+    """TPE that keeps away from the points that others work on, after a few points by chance."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    if by_chance:
+        return RandomSampler(seed=seed)
+    chance = 10 if plan.budget.trials is None else min(10, max(4, plan.budget.trials // 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # group is called experimental
+        return TPESampler(n_startup_trials=chance, multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def _suggest(trial: "Trial", name: str, dimension: Dimension) -> Any:
+    if dimension.choices is not None:
+        return trial.suggest_categorical(name, dimension.choices)
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if dimension.integer:
+        return trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
