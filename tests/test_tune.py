@@ -1,8 +1,10 @@
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from fer_bench import config, tune
 from fer_bench.errors import UserError
 from fer_bench.tune import alive, budget, display, families, figures, report, result, space, storage, suitefile, worker
+from fer_bench.tune.claims import claim
 from fer_bench.tune.space import Dimension, Space
 from fer_bench.tune.study import choose_pruner, make_pruner, opened
 
@@ -429,6 +432,54 @@ def test_the_time_holds_over_restarts_and_the_stopped_point_goes_on(tmp_path):
         stopped, again = this.trials()
     assert (budget.state(stopped), again.user_attrs["retry_of"], again.user_attrs["retries"]) == ("stopped", 0, 0)
     assert again.intermediate_values == {1: 0.5}
+
+
+def die_in_a_trial(plan: tune.Plan) -> int:
+    """Claim a point and leave what a killed process leaves: a running trial and a mark that nobody holds."""
+    with opened(plan) as this:
+        with contextlib.ExitStack() as held:
+            found = claim(this, time.time(), held)
+            assert not isinstance(found, str)
+            number = found[0].number
+        alive._file(plan.folder / "alive", number).touch()
+    return number
+
+
+def test_a_point_is_tried_three_times_before_it_is_given_up(tmp_path):
+    plan = plan_of(tmp_path, 1)
+    assert [die_in_a_trial(plan) for _ in range(3)] == [0, 1, 2]
+    assert work(plan) == "done"
+    with opened(plan) as this:
+        *lost, last = this.trials()
+    assert [budget.state(trial) for trial in lost] == ["lost"] * 3
+    assert [trial.user_attrs.get("retries", 0) for trial in lost] == [0, 1, 2]
+    assert len({trial.params["train.lr"] for trial in lost}) == 1
+    assert last.params != lost[0].params
+    assert "retry_of" not in last.user_attrs
+
+
+def test_a_claim_that_died_half_way_is_no_zombie(tmp_path):
+    plan = plan_of(tmp_path, 1)
+    with opened(plan) as this, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        this.study.ask()  # and then the process is gone, before it said so
+    assert work(plan) == "done"
+    with opened(plan) as this:
+        assert budget.tally(this.trials()) == budget.Tally(complete=1, lost=1)
+
+
+def test_a_worker_that_was_given_up_for_dead_leaves_its_trial_alone(tmp_path):
+    plan = plan_of(tmp_path, 1)
+
+    def late(attempt):
+        if attempt.number == 0:
+            with opened(plan) as other:
+                other.study.tell(0, state=TrialState.FAIL)
+        return easy(attempt)
+
+    assert work(plan, late) == "done"
+    with opened(plan) as this:
+        assert budget.tally(this.trials()) == budget.Tally(complete=1, lost=1)
 
 
 # ---- the end

@@ -187,10 +187,10 @@ def _introduce(this: Any, rows: Rows, request: Request, display: Display) -> Non
 def scored(rows: Rows, request: Request) -> str:
     """What trials are fitted and scored on, as a phrase."""
     held, whole = int(sum(mask.sum() for mask in rows.held_out)), len(rows.labels)
-    part = f"the first {whole:,} rows of Training" if request.options.limit is not None else "Training"
+    images = f"the {'first ' if request.options.limit is not None else ''}{whole:,} images of Training"
     if request.folds:
-        return f"{request.folds} folds of {part} ({whole:,} images), each scored by a fit on the others"
-    return f"a stratified holdout of {held:,} of the {whole:,} images of {part}, fitted on the other {whole - held:,}"
+        return f"{request.folds} folds of {images}, each scored by a fit on the others"
+    return f"a stratified holdout of {held:,} of {images}, fitted on the other {whole - held:,}"
 
 
 def _failed_since(trial: Any, since: float) -> bool:
