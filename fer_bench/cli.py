@@ -326,10 +326,20 @@ def leaderboard(
     check: Annotated[
         bool, typer.Option("--check", help="verify every record and the rendered files, change nothing")
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="REF",
+            help="with --check: judge a pull request into REF, such as origin/main, and sum it up as markdown",
+        ),
+    ] = None,
 ) -> None:
     """Render the leaderboard from committed records, or check that it is what they say."""
     from fer_bench import leaderboard as rendering
 
+    if base is not None and not check:
+        raise UserError("--base: goes with --check, as in `fer-bench leaderboard --check --base origin/main`")
     if not board.is_dir():
         raise UserError(f"{board}: no such folder; run this at the top of a checkout, or name one with --board")
     target = rendering.board_file(board)
@@ -337,6 +347,10 @@ def leaderboard(
         rendering.write(board, target)
         typer.echo(target)
         return
+    if base is not None:
+        review = rendering.review(board, target, base)
+        typer.echo(review.text, nl=False)
+        raise typer.Exit(FAILED if review.problems else DONE)
     problems = rendering.check(board, target)
     for problem in problems:
         typer.echo(problem)

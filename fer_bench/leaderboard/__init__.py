@@ -3,7 +3,8 @@
 A board is a folder with ``results``, ``predictions`` and, for FER2013, ``published.yaml``. The page is a pure function
 of these files: no clock, no host, fixed decimals, a total order, a digest of its inputs in the head. ``rows`` reads
 the records and computes across rows, ``tables``, ``literature`` and ``figures`` turn that into markdown and SVG,
-``page`` puts the sections in order, ``proof`` recomputes everything.
+``page`` puts the sections in order, ``proof`` recomputes everything. For a pull request ``gitdiff`` says what changed,
+``changes`` what may, and ``pull`` sums it up.
 """
 
 import os
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
-from fer_bench.leaderboard import figures, page, proof, rows
+from fer_bench.leaderboard import changes, figures, gitdiff, page, proof, pull, rows
+from fer_bench.leaderboard.proof import Examined
+from fer_bench.leaderboard.pull import Review
 
 PAGE = "leaderboard.md"
 
-__all__ = ["PAGE", "board_file", "check", "render", "write"]
+__all__ = ["PAGE", "board_file", "check", "render", "review", "write"]
 
 
 def board_file(board: Path) -> Path:
@@ -60,14 +63,36 @@ def check(board: Path, target: Path | None = None) -> list[str]:
     Every record is verified from its files; labels, seeds and ensembles are compared among records; the page is
     rendered in memory and compared byte by byte, figures by the digests inside them (see ``figures``).
     """
-    target = target or board_file(board)
+    found = examine(board, target or board_file(board))
+    return [*found.problems, *found.difference]
+
+
+def examine(board: Path, target: Path) -> Examined:
+    """Do what ``check`` does, and keep apart what it found."""
     problems = proof.readable(board)
     try:
         content = rows.read(board)
+        text = page.text(content, _prefix(board, target)).encode()
+        plans = figures.plans(content)
     except UserError as error:
-        return problems + ([] if any(str(error) in problem for problem in problems) else [str(error)])
-    text = page.text(content, _prefix(board, target))
-    return problems + proof.file_problems(board, target, text.encode(), figures.plans(content))
+        known = any(str(error) in problem for problem in problems)
+        return Examined((*problems, *([] if known else [str(error)])))
+    except Exception as error:  # a record that was found not to hold can break a page in any way
+        if not problems:
+            raise
+        return Examined((*problems, f"{target}: cannot be rendered before that is mended ({type(error).__name__})"))
+    problems += proof.file_problems(board, target, text, plans)
+    return Examined(tuple(problems), tuple(proof.page_difference(target, text)), content)
+
+
+def review(board: Path, target: Path, ref: str) -> Review:
+    """Do what ``check`` does, and judge what the working tree changes against the merge base of HEAD and ``ref``.
+
+    Raises:
+        UserError: git cannot tell (see ``gitdiff.against``).
+    """
+    diff = gitdiff.against(board, ref)
+    return pull.review(examine(board, target), changes.judge(board, diff), diff)
 
 
 def _prefix(board: Path, target: Path) -> str:

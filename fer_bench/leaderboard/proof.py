@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fer_bench.ensemble import Combined, Recipe, combine_records, passes
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import figures
 from fer_bench.leaderboard.folds import fold_problems
-from fer_bench.leaderboard.rows import FIT, TEST, VALIDATION
+from fer_bench.leaderboard.rows import FIT, TEST, VALIDATION, Board
 from fer_bench.records import stem_of
 
 TOLERANCE = 1e-3  # float16 keeps a probability near 1 to 5e-4, and summation order may move it one step
@@ -20,6 +21,15 @@ WEIGHT_TOLERANCE = 5e-3  # a fit ends where its loss no longer changes, a little
 
 Record = dict[str, Any]
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the check found."""
+
+    problems: tuple[str, ...]
+    difference: tuple[str, ...] = ()  # of the page, as lines of a unified diff
+    content: Board | None = None  # what was rendered, None where that was not possible
 
 
 def record_problems(board: Path) -> list[str]:
@@ -163,17 +173,22 @@ def _wrong_choice(record: Record, combined: Combined) -> Iterator[str]:
 
 
 def file_problems(folder: Path, target: Path, page: bytes, plans: dict[str, dict[str, Any]]) -> list[str]:
-    """List what is wrong with the page and the figures, given what they should be; the page as a unified diff."""
+    """List what is wrong with the page and the figures, given what they should be."""
     return [*_page_problems(target, page), *_figure_problems(folder, plans)]
 
 
 def _page_problems(target: Path, expected: bytes) -> Iterator[str]:
     if not target.is_file():
         yield f"{target}: missing; run `fer-bench leaderboard`"
-    elif (found := target.read_bytes()) != expected:
+    elif target.read_bytes() != expected:
         yield f"{target}: is not what the records render to; run `fer-bench leaderboard`"
-        before, after = (data.decode(errors="replace").splitlines() for data in (found, expected))
-        yield from difflib.unified_diff(before, after, str(target), "rendered from the records", lineterm="")
+
+
+def page_difference(target: Path, expected: bytes) -> list[str]:
+    """Return the page against what it should be, as lines of a unified diff."""
+    found = target.read_bytes() if target.is_file() else b""
+    before, after = (data.decode(errors="replace").splitlines() for data in (found, expected))
+    return list(difflib.unified_diff(before, after, str(target), "rendered from the records", lineterm=""))
 
 
 def _figure_problems(folder: Path, plans: dict[str, dict[str, Any]]) -> Iterator[str]:

@@ -42,7 +42,7 @@ def results(board: Board) -> str:
 
 def _result(board: Board, row: Row) -> list[str]:
     return [
-        _rank(board, row),
+        rank(board, row),
         f"**{title(row)}**" if row in board.leading else title(row),
         f"{percent(row.mean('accuracy'))} {interval(*accuracy_interval(row))}",
         seeds(row),
@@ -65,7 +65,8 @@ def accuracy_interval(row: Row) -> tuple[float, float]:
     return metrics.wilson(round(float(np.mean(row.values("correct")))), len(row.labels))
 
 
-def _rank(board: Board, row: Row) -> str:
+def rank(board: Board, row: Row) -> str:
+    """Best and worst rank of a row, as a range where they differ."""
     if row.flag:
         return NOTHING
     low, high = board.ranks[row.name]

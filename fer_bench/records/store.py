@@ -47,7 +47,7 @@ def load(path: Path) -> Record:
     """Read one JSON; a torn or renamed file, another schema version, an unknown or missing key is a UserError."""
     try:
         record = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole JSON file ({error}); delete it and run again") from None
     if problem := broken(record):
         raise UserError(f"{path}: {problem}")

@@ -1,0 +1,253 @@
+"""Which changes of a board a pull request may make: rows are added, and nothing that stands is taken away or altered.
+
+A row that stands may change in four ways, since none of them takes anything back: a failed run is done again, a vote
+is built anew because its members grew in number, a record stores more view sets beside the ones that it had, and the
+page and its figures follow from the records. Everything else is a problem, and a maintainer's to decide.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_bench import audit, records
+from fer_bench.leaderboard import published
+from fer_bench.leaderboard.gitdiff import Diff
+from fer_bench.records.schema import broken
+
+KIB = 1024
+LIMITS = {
+    "results/*.json": 256 * KIB,
+    "predictions/*.npz": 2048 * KIB,
+    "figures/*.svg": 1024 * KIB,
+    audit.FILE: 256 * KIB,
+    published.FILE: 256 * KIB,
+    "*.md": 256 * KIB,
+}
+"""What a board's folder may hold, and how many bytes a file of it may have; ``*`` is no slash."""
+MOST = 32 * 1024 * KIB
+"""Bytes that one pull request may add or change."""
+MOST_LETTERS = 100  # of a difference between two records
+
+Record = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a pull request does to a board."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]  # what a reviewer should look at
+    touched: dict[str, str]  # file stem of each record that was added or changed -> what happened to it
+
+
+def judge(board: Path, diff: Diff) -> Judged:
+    """Judge every changed file of a board; the records themselves are the business of ``proof``."""
+    problems = [*_file_problems(board, diff), *_ignored(diff), *_other_removals(diff)]
+    notes, touched = list(_other_changes(board, diff)), {}
+    for stem in sorted(_stems(diff)):
+        wrong, what = _judge_record(board, diff, stem)
+        if wrong:
+            problems.append(f"{stem}: {what}")
+        else:
+            touched[stem] = what
+    problems += _earlier_seeds(diff, touched)
+    return Judged(tuple(problems), tuple(notes), touched)
+
+
+# ---- files
+
+
+def _file_problems(board: Path, diff: Diff) -> Iterator[str]:
+    """Yield the added and changed files that are none, have no place on a board, or are too big."""
+    total = 0
+    for path in sorted(path for path, status in diff.changes.items() if status != "removed"):
+        file = board / path
+        limit = next((size for pattern, size in LIMITS.items() if _fits(path, pattern)), None)
+        if file.is_symlink() or not file.is_file():
+            yield f"{said(path)}: is no plain file; a board takes no links and no other repositories"
+        elif limit is None:
+            yield f"{said(path)}: has no place on a board, which takes {', '.join(LIMITS)}; leave it out"
+        elif (size := file.stat().st_size) > limit:
+            yield f"{said(path)}: {size:,} bytes, at most {limit:,} are taken"
+        else:
+            total += size
+    if total > MOST:
+        yield f"the files are {total:,} bytes in all, at most {MOST:,} are taken; part the rows among pull requests"
+
+
+def _fits(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
+
+
+def _ignored(diff: Diff) -> Iterator[str]:
+    for path in diff.ignored:
+        if any(_fits(path, pattern) for pattern in LIMITS):
+            yield f"{said(path)}: git ignores it, so the pull request will lack it; `git add --force` takes it in"
+
+
+def _other_removals(diff: Diff) -> Iterator[str]:
+    """Yield removed files that are neither of a record nor drawn."""
+    for path, status in diff.changes.items():
+        if status == "removed" and _stem(path) is None and not _fits(path, "figures/*"):
+            yield f"{said(path)}: removed; bring it back"
+
+
+def _other_changes(board: Path, diff: Diff) -> Iterator[str]:
+    """Yield in words what changed besides records and figures."""
+    for path, status in sorted(diff.changes.items()):
+        if status == "removed" or _stem(path) or _fits(path, "figures/*"):
+            continue
+        if path == published.FILE:
+            yield f"{path}: {_published_changes(board, diff)}"
+        elif path == audit.FILE:
+            yield f"{path}: {status}; `fer-bench data audit` on the data writes the same file"
+        elif any(_fits(path, pattern) for pattern in LIMITS):
+            yield f"{said(path)}: {status}"
+
+
+def _published_changes(board: Path, diff: Diff) -> str:
+    """Say which published figures came, went or changed."""
+    before, after = _methods(diff.before(published.FILE)), _methods(_bytes(board / published.FILE))
+    if before is None or after is None:
+        return "changed"
+    changed = [name for name in before.keys() & after.keys() if before[name] != after[name]]
+    groups = {"added": after.keys() - before.keys(), "changed": changed, "removed": before.keys() - after.keys()}
+    parts = [f"{what} {', '.join(sorted(names))}" for what, names in groups.items() if names]
+    return "; ".join(parts) or "changed, its figures are the same"
+
+
+def _methods(text: bytes | None) -> dict[str, Any] | None:
+    """Entries of a published file by name; None where it cannot be read, which the check tells."""
+    import yaml
+
+    try:
+        return {str(entry["name"]): entry for entry in yaml.safe_load(text or b"{}").get("methods", ())}
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def said(path: str) -> str:
+    """Return a path as one printable word, whatever is in it."""
+    return path.encode("unicode_escape").decode() if not path.isprintable() else path
+
+
+# ---- records
+
+
+def _stem(path: str) -> str | None:
+    """Return the file stem of a record, for one of its two files."""
+    folder, _, name = path.partition("/")
+    suffix = {"results": ".json", "predictions": ".npz"}.get(folder, "")
+    return name.removesuffix(suffix) if suffix and name.endswith(suffix) and "/" not in name else None
+
+
+def _stems(diff: Diff) -> set[str]:
+    return {stem for path in diff.changes if (stem := _stem(path)) is not None}
+
+
+def _judge_record(board: Path, diff: Diff, stem: str) -> tuple[bool, str]:
+    """Whether a change of a record is a problem, and what it is, in words."""
+    old = _parsed(diff.before(f"results/{stem}.json"))
+    text = _bytes(board / "results" / f"{stem}.json")
+    if text is None:
+        return True, "removed; rows stay on the board, failures among them" if old else "has no record, only an .npz"
+    new = _parsed(text)
+    if new is None or broken(new):
+        return True, "its record cannot be read"
+    if old is None:
+        return False, "new"
+    if old["kind"] == "failure":
+        return False, f"failed before ({old['failure']['reason']}), now {'again' if _failed(new) else 'finished'}"
+    what = _grown(old, new) or _widened(board, diff, stem, old, new)
+    if what:
+        return False, what
+    return True, f"changed ({_differences(old, new)}); rows stay as they are: bring it back, or choose another name"
+
+
+def _differences(old: Record, new: Record) -> str:
+    """The first three key paths that differ, with their values where these are short."""
+    changes = records.differing_keys(old, new)[:3]
+    short = [change if len(change) <= MOST_LETTERS else change.split(": ")[0] for change in changes]
+    return "; ".join(short) or "written in another form, or its probabilities are others"
+
+
+def _parsed(text: bytes | None) -> Record | None:
+    """Return a record, or None where there is none that can be read, which the check tells."""
+    try:
+        found = json.loads(text or b"")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and "kind" in found else None
+
+
+def _failed(record: Record) -> bool:
+    return record["kind"] == "failure"
+
+
+def _grown(old: Record, new: Record) -> str | None:
+    """Say that a vote was built anew because it has more members now, or None where that is not what happened."""
+    if not old["kind"] == new["kind"] == "ensemble":
+        return None
+    before, after = ({(m["name"], m["seed"]): m["run_id"] for m in record["members"]} for record in (old, new))
+    same = _apart_from(old, "members", "views") == _apart_from(new, "members", "views")
+    if same and old["headline"] == new["headline"] and before.items() < after.items():
+        had = old["figures"]["PrivateTest"][old["headline"]]["accuracy"]
+        return f"built anew: {len(after)} members where it had {len(before)} ({100 * had:.2f} %)"
+    return None
+
+
+def _apart_from(record: Record, *keys: str) -> Record:
+    """Identity of a record without some keys, in a member's settings too."""
+    identity = {key: value for key, value in record["identity"].items() if key not in keys}
+    if isinstance(settings := identity.get("member"), dict):
+        identity["member"] = {key: value for key, value in settings.items() if key not in keys}
+    return identity
+
+
+def _widened(board: Path, diff: Diff, stem: str, old: Record, new: Record) -> str | None:
+    """Say that a record stores more view sets beside all that it had, or None where that is not what happened."""
+    kept = ("kind", "name", "seed", "data", "model", "headline", "history", "members", "method", "weights", "chosen")
+    more = [view for view in new.get("views", ()) if view not in old["views"]]
+    same = all(old.get(key) == new.get(key) for key in kept) and _apart_from(old, "views") == _apart_from(new, "views")
+    if not (same and more and old["passes"].items() <= new["passes"].items()):
+        return None
+    before = _arrays(diff.before(f"predictions/{stem}.npz"))
+    after = _arrays(_bytes(board / "predictions" / f"{stem}.npz"))
+    stand = bool(before) and all(key in after and np.array_equal(before[key], after[key]) for key in before)
+    seen = all(look in new["looks"] for look in old["looks"])
+    return f"stores more views: {', '.join(more)}" if stand and seen else None
+
+
+def _arrays(data: bytes | None) -> Arrays:
+    """Return the arrays of an .npz; none where it is damaged, which the check tells."""
+    try:
+        with np.load(io.BytesIO(data or b""), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception:  # damaged bytes fail in many ways: zip, header, shape, memory
+        return {}
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _earlier_seeds(diff: Diff, touched: dict[str, str]) -> Iterator[str]:
+    """Yield new seeds that would take the place of the lowest one, which is declared to stand for its row."""
+    known = [_seeded(name.removesuffix(".json")) for name in diff.listed("results")]
+    for name, seed in (_seeded(stem) for stem, what in touched.items() if what == "new"):
+        declared = min((s for n, s in known if n == name and s is not None), default=None)
+        if seed is not None and declared is not None and seed < declared:
+            yield f"{name}.s{seed}: seed {declared} is declared to stand for this row in pairs; add higher seeds only"
+
+
+def _seeded(stem: str) -> tuple[str, int | None]:
+    """Part a file stem into name and seed."""
+    name, dot, digits = stem.rpartition(".s")
+    return (name, int(digits)) if dot and digits.isdecimal() else (stem, None)
