@@ -58,13 +58,17 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME, max_length=60), AfterValidator(_not_a_seed)]
 View = Literal["none", "flip"]
-Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_each_once)]
+Views = Annotated[tuple[View, ...], Field(min_length=1, strict=False), AfterValidator(_each_once)]
 
 
 class Frozen(BaseModel):
-    """A fact that never changes after reading; keys that it does not know are errors."""
+    """A fact that never changes after reading; keys that it does not know are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Types are those of YAML: ``true`` and ``"1"`` are no numbers. A whole number is a fraction, too, and a tuple is
+    written as a list, for which its field says ``strict=False``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Augment(Frozen):
@@ -238,7 +242,7 @@ class Ensemble(Frozen):
     fit_on: Literal["PublicTest", "Training"] = Field(
         "PublicTest", description="Training: out-of-fold, on the fold runs of members that have folds:"
     )
-    members: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
+    members: Annotated[tuple[str, ...], Field(min_length=1, strict=False), AfterValidator(_each_once)]
     views: Views = ("none", "flip")
 
     @property
@@ -281,10 +285,10 @@ class Suite(Frozen):
     suite: Annotated[Name, AfterValidator(_not_a_folder)]
     data: Literal["fer2013", "toyfaces"] = "fer2013"
     protocol: Literal["fer2013-v1"] = "fer2013-v1"
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, strict=False)] = (0,)
     defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]
-    ensembles: tuple[Ensemble, ...] = ()
+    members: Annotated[tuple[Member, ...], Field(min_length=1, strict=False)]
+    ensembles: Annotated[tuple[Ensemble, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Suite":

@@ -92,6 +92,36 @@ def test_mistakes_name_the_key(tmp_path, text, path, hint):
     assert hint in message
 
 
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ("train: {lr: true}", "train.lr: Input should be a valid number, found True"),
+        ("train: {lr: '0.1'}", "train.lr: Input should be a valid number, found '0.1'"),
+        ("train: {epochs: true}", "train.epochs: Input should be a valid integer, found True"),
+        ("train: {epochs: 2.5}", "train.epochs: Input should be a valid integer, found 2.5"),
+        ("augment: {flip: yes}", "augment.flip: Input should be a valid number, found True"),
+        ("image_size: '48'", "image_size: Input should be a valid integer, found '48'"),
+    ],
+)
+def test_booleans_and_words_are_no_numbers(tmp_path, keys, path):
+    message = refusal(tmp_path, MINIMAL.replace("pretrained: false", f"pretrained: false, {keys}"))
+    assert message.endswith(f"members.0.{path}")
+
+
+@pytest.mark.parametrize(("given", "path"), [("seeds: [true]", "seeds.0"), ("seeds: ['1']", "seeds.0")])
+def test_seeds_are_whole_numbers(tmp_path, given, path):
+    assert f"{path}: Input should be a valid integer" in refusal(tmp_path, MINIMAL + given)
+
+
+def test_whole_numbers_are_numbers_and_the_identity_stays(tmp_path):
+    """Records are known by the resolved settings: 1 and 1.0 must stay one run."""
+    whole = load_suite(write(tmp_path, MINIMAL.replace("pretrained", "train: {lr: 1}, augment: {flip: 1}, pretrained")))
+    same = load_suite(
+        write(tmp_path, MINIMAL.replace("pretrained", "train: {lr: 1.0}, augment: {flip: 1.0}, pretrained"))
+    )
+    assert repr(identity_of(whole.members[0])) == repr(identity_of(same.members[0]))
+
+
 @pytest.mark.parametrize("text", ["? [a]\n: 3\n", "suite: x\n? {a: 1}\n: 2\n"])
 def test_odd_keys_are_refused_with_their_line(tmp_path, text):
     assert "a key must be a word" in refusal(tmp_path, text)
@@ -149,6 +179,7 @@ def test_parameters_of_an_ensemble_take_their_defaults(tmp_path):
     [
         ("method: greedy, parameters: {bag: 3}", "parameters: bag: unknown key; did you mean 'bags'?"),
         ("method: greedy, parameters: {bags: 0}", "greater than or equal to 1, found 0"),
+        ("method: greedy, parameters: {bags: true}", "parameters: bags: Input should be a valid integer, found True"),
         ("method: hard-vote, parameters: {pull: 1}", "pull: unknown key; this method has none"),
         ("method: weighted", "found 'weighted'"),
         ("method: hard-vote, temperature: before", "temperature: before changes no hard vote"),

@@ -27,7 +27,7 @@ def job(n=96, backbone="baseline:mlp", seed=0, augment=None, **settings):
         name="m",
         backbone=backbone,
         pretrained=False,
-        train=Train(**(fixed | settings)),
+        train=Train.model_validate(fixed | settings),
         augment=augment or Augment(flip=0),
     )
     torch.manual_seed(train.derive(seed, "init"))
