@@ -1,9 +1,12 @@
-"""Bytes on disk: atomic writes, digests and canonical JSON, for every module that keeps something."""
+"""Bytes on disk: atomic writes, locks, digests and canonical JSON, for every module that keeps something."""
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,42 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
+    """Hold the advisory lock of a file or folder; False where another process has it for longer than ``wait`` seconds.
+
+    The system releases a lock when its process ends, however that ends. Where the path, the system or its file system
+    has no locks there is nobody to wait for, and the answer is True.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only what could be written
+    except OSError:
+        handle = None
+    try:
+        yield handle is None or _lock(handle, wait)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int, wait: float) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return True
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError:  # not on this file system
+            return True
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -1,10 +1,23 @@
+import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from fer_bench import files
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fer_bench.files import locked
+with locked(Path(sys.argv[1])) as mine:
+    print(mine, flush=True)
+    time.sleep(600)
+"""
 
 
 def test_atomic_write_makes_folders_and_replaces(tmp_path):
@@ -56,3 +69,50 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert files.cache_dir() == tmp_path / "fer-bench"
     monkeypatch.setenv("FER_BENCH_CACHE_DIR", str(tmp_path / "own"))
     assert files.cache_dir() == tmp_path / "own"
+
+
+# ---- locks
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_lock_is_held_by_one_at_a_time(tmp_path, kind):
+    path = tmp_path / "it"
+    path.mkdir() if kind == "folder" else path.touch()
+    with files.locked(path) as first:
+        with files.locked(path) as second:
+            assert (first, second) == (True, False)
+        with files.locked(path, 0.1) as third:
+            assert third is False
+    with files.locked(path) as again:
+        assert again
+
+
+def test_lock_ends_with_its_process(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[1])}
+    path = tmp_path / "it"
+    path.touch()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        with files.locked(path) as mine:
+            assert mine is False
+        holder.kill()
+        holder.wait()
+        with files.locked(path) as mine:
+            assert mine
+
+
+def test_no_lock_is_needed_where_there_is_none(tmp_path, monkeypatch):
+    with files.locked(tmp_path / "absent") as mine:
+        assert mine
+    import fcntl
+
+    def none(handle, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with files.locked(tmp_path) as one, files.locked(tmp_path) as two:
+        assert one
+        assert two

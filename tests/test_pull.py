@@ -325,7 +325,9 @@ def test_record_without_its_figures_is_a_problem_and_not_a_crash(board):
     record = json.loads(path.read_text())
     record["figures"]["PrivateTest"]["flip"] = {}
     path.write_text(json.dumps(record))
-    assert any("cannot be rendered before" in problem for problem in leaderboard.check(board))
+    assert any("baseline-mlp.s0: figures.PrivateTest.flip" in problem for problem in leaderboard.check(board))
+    with pytest.raises(UserError, match=r"cannot be rendered \(KeyError"):
+        leaderboard.write(board)
 
 
 def test_damaged_probabilities_are_a_problem_and_not_a_crash(board):

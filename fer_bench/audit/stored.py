@@ -186,10 +186,12 @@ def load(board: Path) -> Audit | None:
         UserError: one line with the file, the key path and what is wrong.
     """
     path = board / FILE
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
         return Audit.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); write it with `fer-bench data audit`") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

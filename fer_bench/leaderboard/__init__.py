@@ -9,14 +9,16 @@ the records and computes across rows, ``tables``, ``literature`` and ``figures``
 
 import os
 from pathlib import Path
+from typing import Any
 
 from fer_bench.errors import UserError
-from fer_bench.files import write_atomic
+from fer_bench.files import locked, write_atomic
 from fer_bench.leaderboard import changes, figures, gitdiff, page, proof, pull, rows
 from fer_bench.leaderboard.proof import Examined
 from fer_bench.leaderboard.pull import Review
 
 PAGE = "leaderboard.md"
+LOCK_SECONDS = 60.0  # then a board is rendered all the same: each file by itself appears whole
 
 __all__ = ["PAGE", "board_file", "check", "render", "review", "write"]
 
@@ -33,27 +35,41 @@ def render(board: Path, target: Path | None = None) -> dict[str, bytes]:
     ``target`` (default: ``board_file(board)``) to the board's folder. A folder without records is an empty board; a
     record or published file that cannot be read is a UserError.
     """
-    content = rows.read(board)
-    text = page.text(content, _prefix(board, target or board_file(board)))
-    drawn = {f"figures/{name}": figures.draw(plan) for name, plan in figures.plans(content).items()}
-    return {PAGE: text.encode(), **drawn}
+    _, text, plans = _rendered(board, target or board_file(board))
+    return {PAGE: text, **{f"figures/{name}": figures.draw(plan) for name, plan in plans.items()}}
+
+
+def _rendered(board: Path, target: Path) -> tuple[rows.Board, bytes, dict[str, dict[str, Any]]]:
+    """The rows, the page and what each figure shows; whatever cannot be rendered is a UserError."""
+    try:
+        content = rows.read(board)
+        return content, page.text(content, _prefix(board, target)).encode(), figures.plans(content)
+    except UserError:
+        raise
+    except Exception as error:  # a record that keeps the schema and does not hold breaks a page in any way
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{board}: cannot be rendered ({what}); `fer-bench leaderboard --check` names the record that does not hold"
+        ) from error
 
 
 def write(board: Path, target: Path | None = None) -> Path:
     """Render the page to ``target`` and the figures to ``board/figures``, drop figures of old boards; the page's path.
 
-    A figure that shows the same data already is kept, so another version of matplotlib changes no file.
+    A figure that shows the same data already is kept, so another version of matplotlib changes no file. Two processes
+    that render one board do it one after the other.
     """
     target = target or board_file(board)
-    content = rows.read(board)
-    plans = figures.plans(content)
-    for name, plan in plans.items():
-        path = board / "figures" / name
-        if not (path.is_file() and figures.is_current(path.read_bytes(), plan)):
-            write_atomic(path, figures.draw(plan))
-    for path in proof.stray_figures(board, plans):
-        path.unlink()
-    write_atomic(target, page.text(content, _prefix(board, target)).encode())
+    with locked(board, LOCK_SECONDS):
+        _, text, plans = _rendered(board, target)
+        for name, plan in plans.items():
+            path = board / "figures" / name
+            if not (path.is_file() and figures.is_current(path.read_bytes(), plan)):
+                write_atomic(path, figures.draw(plan))
+        for path in proof.stray_figures(board, plans):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+        write_atomic(target, text)
     return target
 
 
@@ -71,16 +87,10 @@ def examine(board: Path, target: Path) -> Examined:
     """Do what ``check`` does, and keep apart what it found."""
     problems = proof.readable(board)
     try:
-        content = rows.read(board)
-        text = page.text(content, _prefix(board, target)).encode()
-        plans = figures.plans(content)
+        content, text, plans = _rendered(board, target)
     except UserError as error:
-        known = any(str(error) in problem for problem in problems)
+        known = problems and (error.__cause__ or any(str(error) in problem for problem in problems))
         return Examined((*problems, *([] if known else [str(error)])))
-    except Exception as error:  # a record that was found not to hold can break a page in any way
-        if not problems:
-            raise
-        return Examined((*problems, f"{target}: cannot be rendered before that is mended ({type(error).__name__})"))
     problems += proof.file_problems(board, target, text, plans)
     return Examined(tuple(problems), tuple(proof.page_difference(target, text)), content)
 

@@ -113,7 +113,7 @@ def load(board: Path) -> Published | None:
         UserError: one line with the file, the key path and what is wrong.
     """
     path = board / FILE
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
         return Published.model_validate(_parse(path) or {})
@@ -129,5 +129,7 @@ def _parse(path: Path) -> Any:
 
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # dates such as 2020-13-45
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None

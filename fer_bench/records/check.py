@@ -24,6 +24,8 @@ def verify(board: Path, record: Record, recompute: Recompute) -> list[str]:
         problems = list(_problems(board, record, recompute))
     except UserError as error:
         problems = [str(error)]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # parts that the schema leaves free
+        problems = [f"its identity or figures have no record's form ({type(error).__name__}: {error})"]
     return [f"{stem_of(record)}: {problem}" for problem in problems]
 
 

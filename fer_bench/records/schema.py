@@ -186,7 +186,7 @@ def broken(record: Any) -> str | None:
     version = record.get("schema") if isinstance(record, dict) else None
     if version != SCHEMA:
         return f"record schema {version!r}, and this fer-bench reads {SCHEMA}; use the fer-bench that wrote it"
-    if record.get("kind") not in _KINDS:
+    if record.get("kind") not in list(_KINDS):  # a list: what JSON gives need not be hashable
         return f"kind: {record.get('kind')!r} is none of {', '.join(_KINDS)}"
     try:
         _KINDS[record["kind"]].model_validate({key: value for key, value in record.items() if key != "schema"})

@@ -2,18 +2,21 @@
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fer_bench.errors import UserError
-from fer_bench.files import sha256_bytes, write_atomic
+from fer_bench.files import locked, sha256_bytes, write_atomic
 from fer_bench.records.contents import array_problems, as_stored
 from fer_bench.records.identity import stem, stem_of
 from fer_bench.records.schema import Record, broken, inconsistent, misplaced
 
 LINE_WIDTH = 180  # an epoch of the history stays on one line
+LOCK_SECONDS = 60.0  # then a record is written all the same: each file by itself appears whole
+MOST_BYTES = 1 << 28  # of an .npz unpacked: a thousand times what a view set takes
 
 
 def save(board: Path, record: Record, arrays: dict[str, np.ndarray] | None) -> Path:
@@ -33,7 +36,9 @@ def save(board: Path, record: Record, arrays: dict[str, np.ndarray] | None) -> P
         problem = next(array_problems(record, stored), None)
     if problem:
         raise UserError(f"{path}: {problem}")
-    _replace(path, _json_bytes(record), npz, data)
+    board.mkdir(parents=True, exist_ok=True)
+    with locked(board, LOCK_SECONDS):
+        _replace(path, _json_bytes(record), npz, data)
     return path
 
 
@@ -46,15 +51,25 @@ def remove(board: Path, record: Record) -> None:
 def load(path: Path) -> Record:
     """Read one JSON; a torn or renamed file, another schema version, an unknown or missing key is a UserError."""
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole JSON file ({error}); delete it and run again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); a record is a file") from None
     if problem := broken(record):
         raise UserError(f"{path}: {problem}")
-    expected = stem_of(record) + ".json"
+    try:
+        expected = stem_of(record) + ".json"
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if path.name != expected:
         raise UserError(f"{path}: holds the record of {expected}; give the file its name back")
     return record
+
+
+def _no_number(word: str) -> float:
+    """Refuse NaN and Infinity, which Python writes and reads and JSON does not know."""
+    raise ValueError(f"{word} is no number")
 
 
 def load_all(board: Path) -> list[Record]:
@@ -89,12 +104,26 @@ def arrays(board: Path, record: Record) -> dict[str, np.ndarray]:
     """Read a record's arrays, after their SHA-256: a missing or altered .npz is a UserError."""
     _, npz = _paths(board, stem_of(record))
     if not npz.is_file():
-        raise UserError(f"{npz}: missing; restore it, or delete the record and run again")
+        what = "is a folder" if npz.is_dir() else "missing"
+        raise UserError(f"{npz}: {what}; restore it, or delete the record and run again")
     data = npz.read_bytes()
     if sha256_bytes(data) != record["predictions"]["sha256"]:
         raise UserError(f"{npz}: its SHA-256 is not the one in the record; restore it, or delete both and run again")
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    return _unpacked(npz, data)
+
+
+def _unpacked(npz: Path, data: bytes) -> dict[str, np.ndarray]:
+    """Return the arrays in the bytes of an .npz; a damaged one, or one that would fill the memory, is a UserError."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"{size:,} bytes unpacked, at most {MOST_BYTES:,} are read")
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except Exception as error:  # damaged bytes fail in many ways: zip, header, shape, memory
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{npz}: is no readable .npz ({reason}); restore it, or delete both and run again") from error
 
 
 def stray_files(board: Path) -> list[str]:
