@@ -29,6 +29,7 @@ WEIGHT_PACKAGES = {
     for size in range(3)
 }
 """Backbone -> (module, distribution) of a package that ships its ImageNet weights, in timm's own tensor order."""
+NOT_LOCAL = "pretrained weights are not on this machine"
 HALVED = {"googlenet", "inception_v3"}
 """torchvision networks whose weights expect inputs in [-1, 1]; the rest expect the ImageNet mean and deviation."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -123,8 +124,10 @@ def _baseline(member: Member, weights: Weights | None) -> Network:
 # ---- where weights come from
 
 
-def find_weights(member: Member) -> Weights | None:
+def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
     """Find a member's initial weights: a path in the suite, an installed package, the hub; None when from scratch.
+
+    Without ``fetch`` no hub is asked, and only what it gave before is found.
 
     Raises:
         UserError: when a file is missing, or neither a package nor the hub has weights for the backbone.
@@ -133,7 +136,7 @@ def find_weights(member: Member) -> Weights | None:
         return None
     if member.weights:
         return _from_path(Path(member.weights).expanduser())
-    return _from_package(member.backbone) or _from_hub(member)
+    return _from_package(member.backbone) or (_from_hub(member) if fetch else _from_cache(member.backbone))
 
 
 def _from_path(path: Path) -> Weights:
@@ -167,7 +170,34 @@ def _from_hub(member: Member) -> Weights:
         ) from error
 
 
-def _fetch_timm(backbone: str) -> Weights:
+def _from_cache(backbone: str) -> Weights:
+    """What the hub gave before, without asking it again; weights that are not on this machine are a UserError."""
+    find = _cached_torchvision if backbone.startswith("torchvision:") else _cached_timm
+    path, origin = find(backbone)
+    if path is None or not path.is_file():
+        raise UserError(f"{backbone}: its {NOT_LOCAL}; a run fetches them from {origin}, or `fer-bench fetch-weights`")
+    return Weights(path, origin, sha256_file(path))
+
+
+def _cached_timm(backbone: str) -> tuple[Path | None, str]:
+    """Where timm's weights would be on this machine, and where they come from."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = _timm_config(backbone)
+    if not config.hf_hub_id:
+        return _download_path(str(config.url)), f"url {config.url}"
+    found = try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    return Path(found) if isinstance(found, str) else None, f"hub {config.hf_hub_id}"
+
+
+def _cached_torchvision(backbone: str) -> tuple[Path | None, str]:
+    import torchvision
+
+    entry = torchvision.models.get_model_weights(backbone.removeprefix("torchvision:")).DEFAULT
+    return _download_path(entry.url), f"torchvision {entry}"
+
+
+def _timm_config(backbone: str) -> Any:
     import timm
 
     config = timm.models.get_pretrained_cfg(backbone)
@@ -175,6 +205,11 @@ def _fetch_timm(backbone: str) -> Weights:
         raise UserError(
             f"{backbone}: timm has no pretrained weights for it; set weights: to a file, or pretrained: false"
         )
+    return config
+
+
+def _fetch_timm(backbone: str) -> Weights:
+    config = _timm_config(backbone)
     if config.hf_hub_id:
         from huggingface_hub import hf_hub_download
 

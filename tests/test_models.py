@@ -6,6 +6,7 @@ import torch
 from fer_bench import models
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
+from fer_bench.files import sha256_bytes
 
 
 def member(backbone, **settings):
@@ -162,3 +163,35 @@ def test_networks_with_several_outputs_are_told():
     network = models.build(member("torchvision:googlenet", image_size=64, options={"aux_logits": True}), None)
     with pytest.raises(UserError, match="not one tensor"):
         models.probe(network, "torchvision:googlenet")
+
+
+def test_weights_that_a_hub_gave_before_are_found_without_asking(tmp_path, monkeypatch):
+    import huggingface_hub
+    import timm
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    wanted = member("resnet10t", pretrained=True)
+    with pytest.raises(UserError, match=r"not on this machine; a run fetches them from hub timm/"):
+        models.find_weights(wanted, fetch=False)
+    config = timm.models.get_pretrained_cfg("resnet10t")
+    assert config is not None
+    kept = tmp_path / ("models--" + str(config.hf_hub_id).replace("/", "--"))
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("1" * 40)
+    (kept / "snapshots" / ("1" * 40)).mkdir(parents=True)
+    (kept / "snapshots" / ("1" * 40) / "model.safetensors").write_bytes(b"weights")
+    weights = models.find_weights(wanted, fetch=False)
+    assert weights is not None
+    assert (weights.origin, weights.sha256) == (f"hub {config.hf_hub_id}", sha256_bytes(b"weights"))
+
+
+def test_weights_of_torchvision_are_found_without_asking(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    wanted = member("torchvision:resnet18", pretrained=True)
+    with pytest.raises(UserError, match="not on this machine"):
+        models.find_weights(wanted, fetch=False)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"weights")
+    weights = models.find_weights(wanted, fetch=False)
+    assert weights is not None
+    assert weights.sha256 == sha256_bytes(b"weights")
