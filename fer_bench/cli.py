@@ -82,7 +82,9 @@ def run(
     suite: SuiteFile,
     seed: Annotated[
         list[int] | None,
-        typer.Option("--seed", min=0, max=2**31 - 1, help="instead of the suite's seeds; repeatable"),
+        typer.Option(
+            "--seed", min=0, max=2**31 - 1, help="instead of the suite's seeds, for runs and ensembles; repeatable"
+        ),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -119,7 +121,7 @@ def run(
     if outcome.stopped:
         raise typer.Exit(TERMINATED if caught and caught[0] == signal.SIGTERM else INTERRUPTED)
     typer.echo(json.dumps(_as_rows(outcome), indent=1)) if as_json else _print_outcome(outcome)
-    raise typer.Exit(FAILED if outcome.failures else DONE)
+    raise typer.Exit(DONE if outcome.is_whole else FAILED)
 
 
 def _set_offline(offline: bool) -> None:
@@ -148,9 +150,9 @@ def _print(*things: Any) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, width=1000)  # a table is as wide as it is, and never cut
     for thing in things:
-        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+        console.print(thing, markup=False, soft_wrap=True) if isinstance(thing, str) else console.print(thing)
 
 
 def _print_outcome(outcome: Any) -> None:
@@ -168,8 +170,10 @@ def _print_outcome(outcome: Any) -> None:
     _print(table)
     for record in outcome.failures:
         _print(f"failed: {_title(record)}: {record['failure']['message']}")
-    for name in outcome.withheld:
-        _print(f"withheld: {name}, a member of it has no finished record")
+    for name, why in outcome.withheld.items():
+        _print(f"withheld: {name}: {why}")
+    for title, why in outcome.left.items():
+        _print(f"left: {title}: {why}; the same command goes on when that is done")
     _print(f"board: {outcome.board_file}")
 
 
@@ -192,13 +196,22 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
             row["backbone"],
             str(row["image_size"]),
             f"{row['parameters'] / 1e6:.2f} M" if known else "-",
-            "no weights" if row["unavailable"] and row["state"] != "done" else row["state"],
+            _state_of(row),
             duration(row["seconds"]) if known else "-",
             f"{row['bytes'] / 2**30:.2f} GiB" if known else "-",
         )
     missing = sorted({row["unavailable"] for row in rows if row["unavailable"] and row["state"] != "done"})
-    total = sum(row.get("seconds", 0) for row in rows if not row["unavailable"])
+    total = sum(row.get("seconds", 0) for row in rows if _state_of(row) != "no weights")
     _print(table, *missing, f"estimated time of what can start: {duration(total)}")
+
+
+def _state_of(row: dict[str, Any]) -> str:
+    """The state of a planned run, or that its weights are to be fetched, or cannot be had."""
+    from fer_bench.models import NOT_LOCAL
+
+    if not row["unavailable"] or row["state"] == "done":
+        return row["state"]
+    return "weights not local" if NOT_LOCAL in row["unavailable"] else "no weights"
 
 
 @app.command()
@@ -214,7 +227,7 @@ def ensemble(
 
     outcome = run_ensembles(suite, board, Display(), force=force)
     typer.echo(json.dumps(_as_rows(outcome), indent=1)) if as_json else _print_outcome(outcome)
-    raise typer.Exit(FAILED if outcome.withheld else DONE)
+    raise typer.Exit(DONE if outcome.is_whole else FAILED)
 
 
 @app.command()
@@ -447,16 +460,31 @@ def predict(
     runs_dir: RunsDir = Path("runs"),
     device: Device = "auto",
     view: Annotated[str | None, typer.Option("--view", help="none or flip; default: the record's headline")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="of FER2013 data, repeatable; default: all but labelled PrivateTest rows"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="a CSV file; default: stdout")] = None,
 ) -> None:
-    """Predict emotions with a finished run, also for test.csv, which has no labels."""
+    """Predict emotions with a finished run, also for test.csv, which has no labels.
+
+    PrivateTest rows that carry labels are predicted with --part PrivateTest only, and the look is noted.
+    """
+    from fer_bench.data import PARTS
     from fer_bench.files import write_atomic
     from fer_bench.suite import apply
     from fer_bench.suite.members import pick_device
 
     if view not in (None, "none", "flip"):
         raise UserError(f"--view: unknown {view!r}; use none or flip")
-    text = apply.predict(source, model, board=board, runs_dir=runs_dir, device=pick_device(device), view=view)
+    for name in part or ():
+        if name not in PARTS:
+            raise UserError(f"--part: unknown {name!r}; use {', '.join(PARTS)}")
+    text, notes = apply.predict(
+        source, model, board=board, runs_dir=runs_dir, device=pick_device(device), view=view, parts=part or ()
+    )
+    for note in notes:
+        typer.echo(note, err=True)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -545,7 +573,8 @@ def main() -> None:
     except OSError as error:
         if os.environ.get("FER_BENCH_DEBUG"):
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        place = error.filename2 or error.filename  # of a file that was to take the place of another
+        where = f"{place}: " if place else ""
         print(f"fer-bench: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(USAGE)
     except KeyboardInterrupt:

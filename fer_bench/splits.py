@@ -4,6 +4,7 @@ PrivateTest is the test: ``open_private_test`` is the one function that hands ou
 """
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,11 +23,18 @@ def part(faces: Faces, name: str) -> tuple[np.ndarray, np.ndarray]:
     return _rows(faces, name)
 
 
-def open_private_test(faces: Faces, *, purpose: str, run_id: str) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Images and labels of PrivateTest, and the look that the record of the run has to state."""
+def open_private_test(
+    faces: Faces, *, purpose: str, run_id: str, note: Callable[[dict[str, str]], None] = lambda look: None
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Images and labels of PrivateTest, and the look that the record of the run has to state.
+
+    ``note`` is given the look first, so that it is kept before anyone sees what it shows.
+    """
     images, labels = _rows(faces, PARTS[2])
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    return images, labels, {"part": PARTS[2], "purpose": purpose, "run_id": run_id, "time": time}
+    look = {"part": PARTS[2], "purpose": purpose, "run_id": run_id, "time": time}
+    note(look)
+    return images, labels, look
 
 
 def _rows(faces: Faces, name: str) -> tuple[np.ndarray, np.ndarray]:

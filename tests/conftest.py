@@ -1,3 +1,4 @@
+import functools
 import os
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def _own_cache(tmp_path_factory):
 def toy() -> Faces:
     """A small toy data set; read it only."""
     return toyfaces.load(seed=3, counts=(56, 21, 21))
+
+
+@pytest.fixture(scope="module")
+def drawn_once():
+    """Draw the toy faces once for all tests of a module that ask for this, and not once for each run of a suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toyfaces, "load", functools.cache(toyfaces.load))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_bench import cli, toyfaces
+from fer_bench import cli, models, toyfaces
+
+pytestmark = pytest.mark.usefixtures("drawn_once")
 
 SUITE = """
 suite: tiny
@@ -130,6 +132,41 @@ def test_failed_runs_give_exit_code_1(call, suite):
     assert "diverged" not in out.splitlines()[0]
     assert "failed: mlp-2" in out
     assert "withheld: vote" in out
+
+
+def test_withheld_vote_gives_exit_code_1(call, suite):
+    words = "--limit", "40", "--device", "cpu", "--seed"
+    assert call("run", suite, *words, "3")[0] == 0
+    code, out, _ = call("run", suite, *words, "4")
+    assert code == 1
+    assert "failed" not in out
+    assert "withheld: vote: the board has it over other runs" in out
+
+
+def test_long_lines_are_not_broken_when_piped(capsys):
+    cli._print("failed: " + "word " * 100)
+    table = cli._table({"run": "l", "why": "l"})
+    table.add_row("a", "x" * 300)
+    cli._print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].count("word") == 100
+    assert "x" * 300 in lines[-2]
+
+
+def test_weights_that_are_elsewhere_are_told_by_a_dry_run(capsys):
+    row = {"name": "a", "seed": 0, "backbone": "resnet10t", "image_size": 48, "parameters": 10**6}
+    elsewhere = row | {
+        "state": "new",
+        "seconds": 60,
+        "bytes": 2**30,
+        "unavailable": f"resnet10t: its {models.NOT_LOCAL}",
+    }
+    never = row | {"state": "new", "seconds": 1000, "bytes": 2**30, "unavailable": "resnet10t: none"}
+    cli._print_plan([elsewhere, never])
+    out = capsys.readouterr().out
+    assert "weights not local" in out
+    assert "no weights" in out
+    assert "estimated time of what can start: 0:01:00" in out
 
 
 def test_dry_run_prints_a_plan(call, suite, tmp_path):

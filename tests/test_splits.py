@@ -82,6 +82,18 @@ def test_missing_and_unlabelled_parts_are_explained(toy):
         splits.open_private_test(kaggle, purpose="score", run_id="0")
 
 
+def test_the_look_is_kept_before_the_test_part_is_handed_out(toy):
+    kept: list[dict[str, str]] = []
+    look = splits.open_private_test(toy, purpose="x", run_id="0", note=kept.append)[2]
+    assert kept == [look]
+
+    def full(look):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        splits.open_private_test(toy, purpose="x", run_id="0", note=full)
+
+
 def test_digest_follows_the_rows_of_each_part(toy):
     text = b"split-v1"
     for code, (name, start, stop) in enumerate([("Training", 0, 56), ("PublicTest", 56, 77), ("PrivateTest", 77, 98)]):

@@ -16,6 +16,8 @@ from fer_bench.suite.plan import Options
 from fer_bench.suite.progress import Display
 from fer_bench.suite.stages import dry_run, run
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 SUITE = """
 suite: tiny
 data: toyfaces
@@ -220,11 +222,11 @@ def test_a_diverged_run_is_a_record_and_its_vote_is_withheld(tmp_path):
     )
     outcome = go(tmp_path, text)
     assert [(r["name"], r["failure"]["reason"]) for r in outcome.failures] == [("mlp-slow", "diverged")]
-    assert outcome.withheld == ["vote"]
+    assert outcome.withheld == {"vote": "it lacks mlp-slow seed 0"}
     assert "diverged" in (board(tmp_path) / "leaderboard.md").read_text()
     mended = go(tmp_path, text.replace("1e30", "1e-4"))
     assert mended.failures == []
-    assert mended.withheld == []
+    assert mended.is_whole
 
 
 def test_the_same_settings_under_another_name_are_the_same_run(tmp_path, monkeypatch):
@@ -288,7 +290,26 @@ def test_toy_runs_cannot_enter_the_benchmark(tmp_path):
 
 def test_other_seeds_join_the_board(tmp_path):
     go(tmp_path, seeds=(5,))
-    assert {r["seed"] for r in records.load_all(board(tmp_path))} == {5}
+    assert {r["seed"] for r in records.load_all(board(tmp_path))} == {5, None}
+
+
+def test_dry_run_asks_no_hub_and_estimates_without_weights(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    from fer_bench import models
+
+    def asked(*args, **words):
+        raise AssertionError("a hub was asked")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(models, "_from_hub", asked)
+    text = SUITE.replace(
+        '{name: mlp-slow, backbone: "baseline:mlp"', "{name: mlp-slow, backbone: resnet10t, pretrained: true"
+    )
+    rows = dry_run(written(tmp_path, text), options(tmp_path), Display(quiet=True))
+    slow = next(row for row in rows if row["name"] == "mlp-slow")
+    assert "not on this machine; a run fetches them from hub timm/resnet10t" in slow["unavailable"]
+    assert slow["seconds"] > 0
 
 
 def test_dry_run_trains_nothing(tmp_path):

@@ -24,6 +24,7 @@ from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
 from fer_bench.models import Network, build
 from fer_bench.predict import probabilities
+from fer_bench.suite import looks
 from fer_bench.suite.environment import processor, software
 from fer_bench.suite.folds import fitting_rows, held_out_rows
 from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
@@ -121,7 +122,10 @@ def _validator(setting: Setting, network: Network, engine: Engine) -> Callable[[
 def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict[str, Any]:
     start = time.monotonic()
     purpose = "score of the finished run"
-    test_images, test_labels, look = splits.open_private_test(setting.faces, purpose=purpose, run_id=run.run_id)
+    note = functools.partial(looks.note, setting.options.runs_dir)
+    test_images, test_labels, look = splits.open_private_test(
+        setting.faces, purpose=purpose, run_id=run.run_id, note=note
+    )
     parts = {"PublicTest": splits.part(setting.faces, "PublicTest"), "PrivateTest": (test_images, test_labels)}
     arrays: dict[str, np.ndarray] = {}
     if run.fold:
@@ -135,7 +139,8 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
             p = probabilities(network, images, view, device=setting.device, precision=fitted.precision)
             arrays[f"{part}/{view}"] = records.as_stored(p)
             figures[part][view] = metrics.figures(labels, arrays[f"{part}/{view}"])
-    record = _base(setting, run, "fold" if run.fold else "member", [*_earlier_looks(setting, run), look]) | {
+    kind, seen = "fold" if run.fold else "member", looks.joined(_earlier_looks(setting, run), [look])
+    record = _base(setting, run, kind, seen) | {
         "model": _model(run, network),
         "views": list(run.member.views),
         "headline": run.member.views[-1],
@@ -153,9 +158,10 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
 
 
 def _earlier_looks(setting: Setting, run: Run) -> list[dict[str, Any]]:
-    """The looks of the record that this one replaces, which stay counted where it is the same run."""
+    """The looks of the record that this one replaces, where it is the same run, and those that never became one."""
     existing = records.find(setting.board, *run.key)
-    return existing["looks"] if existing and existing["run_id"] == run.run_id else []
+    stated = existing["looks"] if existing and existing["run_id"] == run.run_id else []
+    return looks.joined(stated, looks.noted(setting.options.runs_dir, run.run_id))
 
 
 def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Any
 
 @dataclass
 class Outcome:
-    """What a call left: records of the suite, failures among them, withheld ensembles, the board's file."""
+    """What a call left: records of the suite, failures among them, what it has not done and why, the board's file."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
-    withheld: list[str] = field(default_factory=list)
+    withheld: dict[str, str] = field(default_factory=dict)  # ensemble -> why there is no such record
+    left: dict[str, str] = field(default_factory=dict)  # run -> why it was left to another process
     board_file: Path | None = None
     stopped: bool = False
 
@@ -18,6 +19,11 @@ class Outcome:
     def failures(self) -> list[dict[str, Any]]:
         """Records of runs that failed."""
         return [record for record in self.records if record["kind"] == "failure"]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that the suite asks for is there."""
+        return not (self.failures or self.withheld or self.left)
 
 
 def score_line(record: dict[str, Any]) -> str:

@@ -156,11 +156,18 @@ def weights_path(runs_dir: Path, run_id: str) -> Path:
 
 
 def make_plan(
-    suite: Suite, options: Options, facts: dict[str, Any], board: Path, cuts: Mapping[int, Sequence[Fold]]
+    suite: Suite,
+    options: Options,
+    facts: dict[str, Any],
+    board: Path,
+    cuts: Mapping[int, Sequence[Fold]],
+    *,
+    fetch: bool = True,
 ) -> list[Run]:
     """List all runs, the first seed of every member first, those on folds last.
 
-    Every distinct backbone is built and probed with one image, and all weights are looked for, before this returns.
+    Every distinct backbone is built and probed with one image, and all weights are looked for, before this returns;
+    without ``fetch`` on this machine only.
 
     Raises:
         UserError: for a backbone that does not exist or fails at its side, and for a name that a run with other
@@ -168,7 +175,7 @@ def make_plan(
     """
     for member in {_architecture(member): member for member in suite.members}.values():
         probe(build(member, None), member.backbone)
-    found = {member.name: _weights(member) for member in suite.members}
+    found = {member.name: _weights(member, fetch) for member in suite.members}
     for member in suite.members:
         if member.weights:
             build(member, found[member.name][0])  # a file that does not fit is told now, not after an hour
@@ -180,9 +187,9 @@ def _architecture(member: Member) -> str:
     return f"{member.backbone} {member.image_size} {sorted(member.options.items())}"
 
 
-def _weights(member: Member) -> tuple[Weights | None, str | None]:
+def _weights(member: Member, fetch: bool) -> tuple[Weights | None, str | None]:
     try:
-        return find_weights(member), None
+        return find_weights(member, fetch=fetch), None
     except UserError as error:
         if member.weights:
             raise
@@ -206,6 +213,11 @@ def _run(
         sha256 = existing["identity"]["weights_sha256"]  # finished where the weights could be had
     this = identity(suite, member, seed, sha256, facts, fold)
     return Run(member, seed, weights, this, _state(existing, this, options), unavailable, fold)
+
+
+def renewed(run: Run, options: Options, board: Path) -> Run:
+    """The run as it is now, which another process may have finished since it was planned."""
+    return replace(run, state=_state(records.find(board, *run.key), run.identity, options))
 
 
 def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Options) -> str:

@@ -13,14 +13,27 @@ from fer_bench.suite import estimate
 from fer_bench.suite.folds import cuts
 from fer_bench.suite.members import Setting, chosen_by, pick_device, run_member
 from fer_bench.suite.outcome import Outcome, score_line
-from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
+from fer_bench.suite.plan import (
+    Options,
+    Run,
+    board_of,
+    checkpoint_path,
+    data_facts,
+    load_faces,
+    make_plan,
+    renewed,
+)
 from fer_bench.suite.progress import Display
+from fer_bench.suite.turns import claimed
 from fer_bench.suite.votes import build_all, refuse_taken_names
 from fer_bench.train import StoppedError, keep_freed_memory
 
 
-def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Setting, list[Run]]:
-    """Read the suite and the data, probe every backbone, find all weights; nothing is trained."""
+def prepare(path: Path, options: Options, display: Display, *, fetch: bool = True) -> tuple[Suite, Setting, list[Run]]:
+    """Read the suite and the data, probe every backbone, find all weights; nothing is trained.
+
+    Without ``fetch`` weights that are not on this machine stay where they are.
+    """
     suite = load_suite(path)
     device = pick_device(options.device)
     display.say(f"{path}: {len(suite.members)} members, {len(options.seeds or suite.seeds)} seeds, on {device}")
@@ -35,7 +48,7 @@ def prepare(path: Path, options: Options, display: Display) -> tuple[Suite, Sett
         display.say(note)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
     refuse_taken_names(board, suite)
-    return suite, setting, make_plan(suite, options, facts, board, cuts(suite, faces))
+    return suite, setting, make_plan(suite, options, facts, board, cuts(suite, faces), fetch=fetch)
 
 
 def run(path: Path, options: Options, display: Display, should_stop: Callable[[], bool]) -> Outcome:
@@ -46,23 +59,47 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
     """
     keep_freed_memory()
     suite, setting, plan = prepare(path, options, display)
-    for folder in (setting.board / "results", options.runs_dir / "checkpoints", options.runs_dir / "weights"):
-        _refuse_unwritable(folder)
+    for folder in ("checkpoints", "weights", "locks", "looks"):
+        _refuse_unwritable(options.runs_dir / folder)
+    _refuse_unwritable(setting.board / "results")
     outcome = Outcome()
-    for number, this in enumerate(plan, start=1):
-        display.say(f"[{number}/{len(plan)}] {this.title}: {_state_in_words(this)}")
-        try:
-            if should_stop():
-                raise StoppedError
-            outcome.records.append(_finish(setting, this, should_stop, display))
-        except StoppedError:
-            display.say(f"stopped; {this.title} goes on where it is with the same command")
-            outcome.stopped = True
-            return outcome
-    build_all(setting.board, suite, outcome, display, force=options.force)
+    taken = _work(setting, plan, outcome, should_stop, display)
+    if taken and not outcome.stopped:
+        display.say("once more to the runs that another process was at")
+        _work(setting, taken, outcome, should_stop, display)
+    if outcome.stopped:
+        return outcome
+    build_all(setting.board, suite, outcome, display, force=options.force, seeds=options.seeds)
     outcome.board_file = leaderboard.board_file(setting.board)
     leaderboard.write(setting.board, outcome.board_file)
     return outcome
+
+
+def _work(
+    setting: Setting, plan: Sequence[Run], outcome: Outcome, should_stop: Callable[[], bool], display: Display
+) -> list[Run]:
+    """Finish run after run into ``outcome``; returns those that another process is at."""
+    taken = []
+    for number, this in enumerate(plan, start=1):
+        place = f"[{number}/{len(plan)}] {this.title}"
+        with claimed(setting.options.runs_dir, this.run_id) as other:
+            if other and this.state != "done":
+                display.say(f"{place}: {other}; going on with the next")
+                outcome.left[this.title] = str(other)
+                taken.append(this)
+                continue
+            now = this if this.state in ("done", "redo") else renewed(this, setting.options, setting.board)
+            outcome.left.pop(this.title, None)
+            display.say(f"{place}: {_state_in_words(now, setting.options)}")
+            try:
+                if should_stop():
+                    raise StoppedError
+                outcome.records.append(_finish(setting, now, should_stop, display))
+            except StoppedError:
+                display.say(f"stopped; {this.title} goes on where it is with the same command")
+                outcome.stopped = True
+                return []
+    return taken
 
 
 def _refuse_unwritable(folder: Path) -> None:
@@ -102,9 +139,11 @@ def _same_run(setting: Setting, this: Run) -> dict[str, Any] | None:
     return next((record for record in same if record["kind"] in records.TRAINED), None)
 
 
-def _state_in_words(this: Run) -> str:
+def _state_in_words(this: Run, options: Options) -> str:
     if this.unavailable and this.state != "done":
         return f"cannot start: {this.unavailable}"
+    if this.state == "done" and checkpoint_path(options, this.run_id).is_file():
+        return "done already; --force was stopped while doing it again, and goes on with that"
     words = {
         "new": "training",
         "resume": "going on from its checkpoint",
@@ -116,9 +155,9 @@ def _state_in_words(this: Run) -> str:
 
 
 def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, Any]]:
-    """What ``run`` would do, as rows: name, seed, state, parameters, seconds, bytes."""
+    """What ``run`` would do, as rows: name, seed, state, parameters, seconds, bytes. Nothing is downloaded."""
     keep_freed_memory()
-    _, setting, plan = prepare(path, options, display)
+    _, setting, plan = prepare(path, options, display, fetch=False)
     return estimate.rows(plan, setting.facts["counts"], setting.device)
 
 

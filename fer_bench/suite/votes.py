@@ -1,5 +1,6 @@
 """Records of members -> records of ensembles, without any training and without torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,43 @@ def run_ensembles(path: Path, board: Path, display: Display, *, force: bool = Fa
     return outcome
 
 
-def build_all(board: Path, suite: Suite, outcome: Outcome, display: Display, *, force: bool) -> None:
-    """Add the suite's ensembles to the board and the outcome; one that lacks a member is withheld."""
+def build_all(
+    board: Path, suite: Suite, outcome: Outcome, display: Display, *, force: bool, seeds: Sequence[int] = ()
+) -> None:
+    """Add the suite's ensembles to the board and the outcome; one that lacks a member is withheld.
+
+    ``seeds`` take the place of the suite's. Such an ensemble is withheld, too, where the board has one of that name
+    over other members, unless ``force``: the suite says what a name means, and what was asked for once does not.
+    """
+    asked = suite.model_copy(update={"seeds": tuple(seeds or suite.seeds)})
+    if suite.ensembles and set(asked.seeds) != set(suite.seeds):
+        display.say(f"ensembles are over {_seeds(asked)} as asked for, not over the suite's {_seeds(suite)}")
     for ensemble in suite.ensembles:
-        missing = missing_members(board, suite, ensemble)
-        if missing:
-            outcome.withheld.append(ensemble.name)
-            display.say(f"{ensemble.name}: withheld, it lacks {_shortened(missing)}")
+        why = _why_withheld(board, suite, asked, ensemble, force)
+        if why:
+            outcome.withheld[ensemble.name] = why
+            display.say(f"{ensemble.name}: withheld, {why}")
             continue
-        record = build_ensemble(board, suite, ensemble, force=force)
+        record = build_ensemble(board, asked, ensemble, force=force)
         outcome.records.append(record)
         display.say(f"{ensemble.name}: {score_line(record)}")
+
+
+def _seeds(suite: Suite) -> str:
+    return f"seed{'s' if len(suite.seeds) > 1 else ''} {', '.join(map(str, suite.seeds))}"
+
+
+def _why_withheld(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, force: bool) -> str | None:
+    """Say why an ensemble cannot be built over the seeds asked for, or None where it can."""
+    if missing := missing_members(board, asked, ensemble):
+        return f"it lacks {_shortened(missing)}"
+    existing = records.find(board, ensemble.name, None)
+    if force or existing is None or set(asked.seeds) == set(suite.seeds):
+        return None
+    run_ids = {record["run_id"] for record in _members(board, asked, ensemble).values() if record}
+    if run_ids == {source["run_id"] for source in existing["members"]}:
+        return None
+    return f"the board has it over other runs; `fer-bench ensemble` builds it over {_seeds(suite)}, --force over these"
 
 
 def missing_members(board: Path, suite: Suite, ensemble: Ensemble) -> list[str]:
