@@ -101,6 +101,46 @@ def paired_bootstrap(
     return (won - lost) / n, float(low), float(high)
 
 
+def paired_means(after: np.ndarray, before: np.ndarray) -> tuple[float, float, float]:
+    """Mean accuracy of R predictions minus that of R others, masks (R, N) in pairs, and its 95 % interval over images.
+
+    The R differences of an image (seeds, or rows) stay together when rows are drawn again, so the interval says
+    nothing of how other seeds would differ. With R = 1 it is ``paired_bootstrap``.
+    """
+    if len(after) == 1:
+        return paired_bootstrap(after[0], before[0])
+    values, counts = np.unique(_totals(after, before), return_counts=True)
+    n = counts.sum()
+    drawn = np.random.default_rng(0).multinomial(n, counts / n, size=10_000) @ values / (n * len(after))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(counts @ values) / float(n * len(after)), float(low), float(high)
+
+
+def sign_flip_p(after: np.ndarray, before: np.ndarray) -> float:
+    """Two-sided p value of the exact test that flips the sign of each image's summed difference, from masks (R, N).
+
+    With R = 1 it is the exact McNemar test. Else the sum over images is one of +-k for each image with |difference| k,
+    whose distribution follows from its characteristic function, the product of cos(k t), by a Fourier transform.
+    """
+    if len(after) == 1:
+        return mcnemar_exact(after[0], before[0])
+    totals = _totals(after, before)
+    sizes, counts = np.unique(np.abs(totals), return_counts=True)
+    reach = int(sizes @ counts)
+    angles = 2 * np.pi * np.arange(2 * reach + 1) / (2 * reach + 1)
+    phi = np.prod([np.cos(size * angles) ** count for size, count in zip(sizes, counts, strict=True)], axis=0)
+    pmf = np.roll(np.fft.fft(phi).real, reach) / len(angles)  # index s + reach holds P(sum = s)
+    far = np.abs(np.arange(-reach, reach + 1)) >= abs(int(totals.sum()))
+    return float(np.clip(pmf[far].sum(), 0.0, 1.0))
+
+
+def _totals(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Sum over the R pairs of masks (R, N) of right answers, after minus before: (N,) whole numbers."""
+    if after.shape != before.shape or after.ndim != 2 or not after.size:
+        raise ValueError(f"masks of right answers must be (R, N) and equal in shape; got {after.shape}, {before.shape}")
+    return after.sum(axis=0, dtype=np.int64) - before.sum(axis=0, dtype=np.int64)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's step-down correction: adjusted p values in the order given, each valid against the family-wise level."""
     p = np.asarray(ps, dtype=np.float64)

@@ -1,5 +1,5 @@
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -142,3 +142,33 @@ def test_holm_equals_statsmodels(ps):
 
     expected = list(multipletests(ps, method="holm")[1]) if ps else []
     assert metrics.holm(ps) == pytest.approx(expected)
+
+
+def test_sign_flips_equal_all_signs_tried():
+    rng = np.random.default_rng(5)
+    after, before = rng.random((2, 3, 12)) < np.array([0.7, 0.4])[:, None, None]
+    totals = after.sum(0).astype(int) - before.sum(0)
+    signs = np.array(list(product([-1, 1], repeat=12)))
+    expected = (np.abs(signs @ totals) >= abs(totals.sum())).mean()
+    assert metrics.sign_flip_p(after, before) == pytest.approx(expected, abs=1e-12)
+    assert metrics.sign_flip_p(after, after) == 1
+
+
+def test_one_pair_of_masks_is_mcnemar_and_its_bootstrap(masks):
+    a, b = masks
+    assert metrics.sign_flip_p(a[None], b[None]) == metrics.mcnemar_exact(a, b)
+    assert metrics.paired_means(a[None], b[None]) == metrics.paired_bootstrap(a, b)
+    twice = metrics.sign_flip_p(np.stack([a, a]), np.stack([b, b]))  # through the transform
+    assert twice == pytest.approx(metrics.mcnemar_exact(a, b), abs=1e-12)
+
+
+def test_means_of_several_pairs_equal_drawing_images(masks):
+    after, before = np.stack([masks[0], masks[0] ^ (np.arange(300) % 9 == 0)]), np.stack([masks[1]] * 2)
+    gap = (after.astype(float) - before).mean(axis=0)
+    images = np.random.default_rng(3).integers(0, 300, (10_000, 300))
+    low, high = np.quantile(gap[images].mean(axis=1), [0.025, 0.975])
+    difference, found_low, found_high = metrics.paired_means(after, before)
+    assert difference == pytest.approx(gap.mean())
+    assert (found_low, found_high) == pytest.approx((low, high), abs=1.5 / 300)
+    with pytest.raises(ValueError, match=r"must be \(R, N\)"):
+        metrics.paired_means(after, before[:, :-1])

@@ -493,3 +493,31 @@ def test_what_a_record_states_must_be_what_its_identity_hashes(tmp_path, path, v
     place[path[-1]] = value
     with pytest.raises(UserError, match=path[-1]):
         records.save(tmp_path / "quick", record, arrays_of())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {}),
+        ({"train": {"lr": 0.2}}, {"train.lr": (0.1, 0.2)}),
+        (
+            {"train": {"lr": 0.2, "sam": {"rho": 1, "steps": 2}}},
+            {"train.lr": (0.1, 0.2), "train.sam": (None, {"rho": 1, "steps": 2})},
+        ),
+        ({"options": {}}, {"options": ({"drop": 0.1, "act": "relu"}, {})}),
+        ({"options": {"drop": 0.2, "act": "relu"}}, {"options.drop": (0.1, 0.2)}),
+        ({"options": {"drop": 0.2}}, {"options.drop": (0.1, 0.2), "options.act": ("relu", None)}),
+        ({"views": ["none"]}, {}),
+    ],
+)
+def test_changed_settings_of_two_members(change, expected):
+    own = {"train": {"lr": 0.1}, "options": {"drop": 0.1, "act": "relu"}, "views": ["none", "flip"]}
+    found = records.changed_settings({"member": own, "seed": 0}, {"member": own | change, "seed": 1})
+    assert found == expected
+
+
+def test_weights_are_a_setting_of_their_own_where_nothing_brings_them():
+    a, b = ({"member": {"backbone": "x", "pretrained": True}, "weights_sha256": sha} for sha in "ab")
+    assert records.changed_settings(a, b) == {"weights_sha256": ("a", "b")}
+    b["member"]["backbone"] = "y"
+    assert records.changed_settings(a, b) == {"backbone": ("x", "y")}

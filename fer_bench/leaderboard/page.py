@@ -3,7 +3,7 @@
 from fer_bench import metrics
 from fer_bench.config import suite_file
 from fer_bench.data import PARTS
-from fer_bench.leaderboard import ensembles, figures, literature, tables
+from fer_bench.leaderboard import ensembles, figures, literature, needle, tables
 from fer_bench.leaderboard.markdown import details, escape, interval, listing, percent, points_interval, table
 from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Row
 
@@ -24,6 +24,7 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
     return [
         ("Results", results(board)),
         ("Ensembles", ensembles.section(board)),
+        ("What moved the needle", needle.section(board)),
         ("Test-time views", views(board)),
         ("Published figures", literature.section(board.published) if board.published else ""),
         ("By class", by_class(board)),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Row:
     labels: np.ndarray  # (N,) uint8, PrivateTest
     predicted: dict[str, np.ndarray]  # view set -> (N,) class on PrivateTest, of the declared seed
     flag: str = ""  # digest of its data, where that is not the board's
+    validated: dict[str, np.ndarray] = field(default_factory=dict)  # view set -> (N,) right on PublicTest, if stored
 
     @property
     def record(self) -> Record:
@@ -95,6 +96,7 @@ class Board:
     published: Published | None = None
     digest: str = ""
     audit: Audit | None = None  # of the board's own data, or none
+    folder: Path | None = None  # where the arrays of further seeds are
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -150,6 +152,7 @@ def read(board: Path) -> Board:
         published=None if any(record["data"]["name"] == "toyfaces" for record in found) else published,
         digest=_digest(found, published, audited),
         audit=audited if audited and fair and all(fits(audited, row) for row in fair) else None,
+        folder=board,
     )
 
 
@@ -186,7 +189,13 @@ def _rows(board: Path, found: list[Record]) -> list[Row]:
 def _row(board: Path, name: str, seeds: tuple[Record, ...]) -> Row:
     stored = records.arrays(board, seeds[0])
     predicted = {view: stored[f"{TEST}/{view}"].argmax(axis=1) for view in seeds[0]["views"]}
-    return Row(name, seeds, stored[f"{TEST}/labels"], predicted)
+    return Row(name, seeds, stored[f"{TEST}/labels"], predicted, validated=_validated(stored, seeds[0]))
+
+
+def _validated(stored: dict[str, np.ndarray], record: Record) -> dict[str, np.ndarray]:
+    labels = stored.get(f"{VALIDATION}/labels")
+    views = [] if labels is None else record["views"]
+    return {view: stored[f"{VALIDATION}/{view}"].argmax(axis=1) == labels for view in views}
 
 
 def _flagged(rows: list[Row]) -> list[Row]:
@@ -201,7 +210,7 @@ def _data_key(row: Row) -> tuple[str, str]:
 
 
 def _flag(row: Row) -> Row:
-    return Row(row.name, row.seeds, row.labels, row.predicted, flag=row.record["data"]["digest"])
+    return replace(row, flag=row.record["data"]["digest"])
 
 
 def _order(row: Row) -> tuple[bool, float, str]:

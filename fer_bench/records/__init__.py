@@ -12,7 +12,7 @@ of the rows of Training that it held out, with their numbers (``Training/rows``)
 
 from fer_bench.records.check import verify
 from fer_bench.records.contents import CLASSES, as_stored, probabilities_sha256, rows_sha256
-from fer_bench.records.identity import conflict, differing_keys, run_id, stem_of, units
+from fer_bench.records.identity import changed_settings, conflict, differing_keys, run_id, settings, stem_of, units
 from fer_bench.records.schema import SCHEMA, TRAINED, WHOLE
 from fer_bench.records.store import arrays, called, find, load, load_all, remove, save, stray_files
 
@@ -24,6 +24,7 @@ __all__ = [
     "arrays",
     "as_stored",
     "called",
+    "changed_settings",
     "conflict",
     "differing_keys",
     "find",
@@ -34,6 +35,7 @@ __all__ = [
     "rows_sha256",
     "run_id",
     "save",
+    "settings",
     "stem_of",
     "stray_files",
     "units",

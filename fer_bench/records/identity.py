@@ -8,6 +8,9 @@ from typing import Any
 from fer_bench.errors import UserError
 from fer_bench.files import canonical_json, sha256_bytes
 
+SECTIONS = ("train", "augment")
+BRING_WEIGHTS = {"backbone", "pretrained"}
+
 
 def run_id(identity: dict[str, Any]) -> str:
     """Name a run by what it is: the first 16 hex digits of the SHA-256 of its identity as canonical JSON."""
@@ -39,6 +42,37 @@ def differing_keys(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> li
     """List the key paths whose values differ, as ``member.train.lr: 0.001 -> 0.002``."""
     a, b = dict(_leaves(identity_a)), dict(_leaves(identity_b))
     return [f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}" for key in a | b if a.get(key) != b.get(key)]
+
+
+def settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what was set for a trained run by dotted name, ``train.lr``; ``options`` stays whole.
+
+    The views that are stored change no weights and are left out.
+    """
+    member = {key: value for key, value in identity["member"].items() if key != "views"}
+    opened = {f"{name}.{key}": value for name in SECTIONS for key, value in member.pop(name, {}).items()}
+    return {**member, **opened, "weights_sha256": identity.get("weights_sha256")}
+
+
+def changed_settings(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that two trained runs differ in: dotted name -> both values, None for one that is left out.
+
+    Exactly one is an ablation. A group that is switched on counts as one setting, as ``mixup`` or all of ``options``
+    would; so does another network or a start from scratch, from which other initial weights follow.
+    """
+    a, b = settings(identity_a), settings(identity_b)
+    found = {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
+    if found.keys() & BRING_WEIGHTS:
+        found.pop("weights_sha256", None)
+    return dict(single for key, values in found.items() for single in _singly(key, *values))
+
+
+def _singly(key: str, a: Any, b: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the changes inside a group that both have, or the one change."""
+    if a and b and isinstance(a, dict) and isinstance(b, dict):
+        yield from ((f"{key}.{k}", (a.get(k), b.get(k))) for k in a | b if a.get(k) != b.get(k))
+    else:
+        yield key, (a, b)
 
 
 def conflict(existing: dict[str, Any], identity: dict[str, Any]) -> str | None:

@@ -1,0 +1,85 @@
+"""The section "What moved the needle": measured gains of single changes as a table and a few sentences."""
+
+from collections.abc import Sequence
+
+from fer_bench.leaderboard import ablations, wording
+from fer_bench.leaderboard.ablations import Gain
+from fer_bench.leaderboard.markdown import NOTHING, details, listing, number, points_interval, table
+from fer_bench.leaderboard.rows import TEST, VALIDATION, Board
+
+MOST = 30  # lines in view; the others are folded
+
+HEAD = (
+    "what changed",
+    "base",
+    "changed",
+    f"{VALIDATION}, points [95 %]",
+    "p",
+    "p, Holm",
+    f"{TEST}, points [95 %]",
+    "minutes",
+    "passes",
+)
+HOW = (
+    "Every pair of rows on this board that differs in one thing, compared image by image: one setting of the training, "
+    "the test-time views, the number of seeds or the members of a vote. A row of which many things were changed one by "
+    f"one is the base of them all. Ordered by the gain on {VALIDATION}, which is what a choice may go by; {TEST} "
+    "chooses nothing here and shows whether the gain holds. In brackets a 95 % paired bootstrap interval over images, "
+    "averaged over the seeds (or rows) named; it does not cover the luck of a seed. p is of an exact paired test on "
+    f"{VALIDATION}, for the line alone and Holm-corrected over all lines."
+)
+
+
+def section(board: Board) -> str:
+    """Return the table and how to read it; "" where nothing can be compared."""
+    gains = ablations.measure(board)
+    if not gains:
+        return ""
+    folded = gains[MOST:]
+    parts = [HOW, _table(gains[:MOST])]
+    if folded:
+        parts.append(details(f"{len(folded)} more with lower gains", _table(folded)))
+    return "\n\n".join([*parts, *_notes(board, gains)])
+
+
+def _table(gains: Sequence[Gain]) -> str:
+    return table(HEAD, [_line(gain) for gain in gains], "lllrrrrrr")
+
+
+def _line(gain: Gain) -> list[str]:
+    base, changed = gain.contrast.base, gain.contrast.changed
+    return [
+        gain.contrast.change,
+        base.title,
+        changed.title,
+        points_interval(*gain.validation),
+        _p(gain.p),
+        _p(gain.holm),
+        points_interval(*gain.test),
+        _from_to(*(number(side.minutes, 1) for side in (base, changed))),
+        _from_to(*(str(side.passes) for side in (base, changed))),
+    ]
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def _from_to(before: str, after: str) -> str:
+    return NOTHING if before == after == NOTHING else before if before == after else f"{before} → {after}"
+
+
+def _notes(board: Board, gains: Sequence[Gain]) -> list[str]:
+    """Say what the table leaves out."""
+    notes = []
+    if not any(gain.is_ablation for gain in gains):
+        notes.append(
+            "No two single models differ in exactly one setting of their training; `suites/ablation.yaml` trains some."
+        )
+    if crowded := ablations.crowds(board):
+        said = listing([f"{count} in {wording.name(key)}" for key, count in crowded])
+        notes.append(
+            f"Not paired here, because more than {ablations.CROWD} rows differ in one setting alone: {said}; "
+            "Results ranks them."
+        )
+    return notes

@@ -1,0 +1,281 @@
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_leaderboard import VIEWS, add_external, add_member, add_vote, labels_of, page_of, section, table_rows
+
+from fer_bench import config
+from fer_bench.config import Member, identity_of
+from fer_bench.leaderboard import ablations, rows, wording
+from fer_bench.leaderboard.rows import Board, Row
+
+N = 40
+TITLE = "What moved the needle"
+SUITES = Path(__file__).parents[1] / "suites"
+
+
+def planned(wrong):
+    """Arrays whose first ``wrong`` rows of PublicTest and PrivateTest are wrong; flip mends the last two of those."""
+    found = {}
+    for part, count in zip(("PublicTest", "PrivateTest"), wrong, strict=True):
+        found[f"{part}/labels"] = labels = labels_of(N, part)
+        for view, mended in zip(VIEWS, (0, 2), strict=True):
+            given = labels.copy()
+            given[: count - mended] = (given[: count - mended] + 1) % 7
+            found[f"{part}/{view}"] = np.eye(7)[given]
+    return found
+
+
+def add(board, name, wrong=(20, 20), seed=0, **settings):
+    return add_member(board, name, seed=seed, n=N, arrays=planned(wrong), settings=settings)
+
+
+def gains_of(board):
+    return {gain.contrast.change: gain for gain in ablations.measure(rows.read(board))}
+
+
+def board_of(members):
+    """A board with one row a member, all right on everything, without files."""
+    right = np.ones(N, dtype=bool)
+    records = [
+        {
+            "kind": "member",
+            "name": member.name,
+            "seed": 0,
+            "identity": {"kind": "member", "member": identity_of(member), "weights_sha256": sha, "seed": 0},
+            "views": ["none", "flip"],
+            "headline": "flip",
+            "passes": {"none": 1, "flip": 2},
+            "model": {"weights_origin": "package x" if sha else None},
+            "timing": {"train_seconds": 60.0},
+        }
+        for member, sha in members
+    ]
+    same = {"none": right.astype(int), "flip": right.astype(int)}
+    return Board(
+        rows=tuple(
+            Row(record["name"], (record,), right.astype(int), same, validated={"none": right, "flip": right})
+            for record in records
+        ),
+        records=tuple(records),
+    )
+
+
+def member(name, sha=None, **settings):
+    return Member.model_validate({"name": name, "backbone": "resnet18", "pretrained": False, **settings}), sha
+
+
+def pairs_of(members):
+    found = ablations.of_settings(board_of(members))
+    return {(contrast.base.title, contrast.changed.title): contrast.change for contrast in found}
+
+
+# ---- which rows are compared
+
+
+def test_values_of_one_setting_stand_against_the_most_connected_row():
+    found = pairs_of(
+        [
+            *(member(name, augment={"shift": side}) for name, side in (("tiny", 0.05), ("base", 0.1), ("big", 0.2))),
+            member("turned", augment={"shift": 0.1, "rotate": 10}),
+        ]
+    )
+    assert found == {
+        ("tiny", "base"): "augmentation: shift 0.05 → 0.1",
+        ("base", "big"): "augmentation: shift 0.1 → 0.2",
+        ("base", "turned"): "augmentation: rotate 0 → 10°",
+    }
+
+
+def test_without_a_centre_the_lowest_value_is_the_base():
+    found = pairs_of([member(name, train={"lr": lr}) for name, lr in (("c", 1e-4), ("b", 1e-3), ("a", 2e-3))])
+    assert found == {("c", "b"): "learning rate 0.0001 → 0.001", ("c", "a"): "learning rate 0.0001 → 0.002"}
+
+
+def test_initial_weights_follow_from_pretraining_and_network():
+    found = pairs_of(
+        [
+            member("base", "aa", pretrained=True),
+            member("scratch"),
+            member("other-file", "bb", pretrained=True),
+            member("other-net", "cc", pretrained=True, backbone="resnet34"),
+        ]
+    )
+    assert found == {
+        ("scratch", "base"): "ImageNet weights",
+        ("base", "other-file"): "initial weights package x → package x",
+        ("base", "other-net"): "backbone resnet18 → resnet34",
+    }
+
+
+def test_two_settings_are_no_ablation_and_views_are_no_setting():
+    assert pairs_of([member("a"), member("b", train={"lr": 0.1, "ema": 0.9})]) == {}
+    assert pairs_of([member("a"), member("b", views=["none"])]) == {}
+    assert pairs_of([member("a"), member("b", views=["none"], train={"ema": 0.9})])
+
+
+def test_a_group_that_is_switched_on_is_one_setting():
+    two = {"drop_rate": 0.1, "drop_path_rate": 0.2}
+    assert pairs_of([member("a"), member("b", options=two)]) == {
+        ("a", "b"): "options none → drop_path_rate 0.2, drop_rate 0.1"
+    }
+    assert pairs_of([member("a", options={"drop_rate": 0.3, "drop_path_rate": 0.1}), member("b", options=two)]) == {}
+    assert pairs_of([member("a", options={**two, "drop_rate": 0.3}), member("b", options=two)]) == {
+        ("b", "a"): "option drop_rate 0.1 → 0.3"
+    }
+
+
+def test_full_grid_has_no_more_lines_than_rows():
+    grid = [
+        member(f"row{i}", train={"ema": ema, "label_smoothing": smoothing, "mixup": mixup})
+        for i, (ema, smoothing, mixup) in enumerate(product((0, 0.9), (0, 0.1), (0, 0.2)))
+    ]
+    found = pairs_of(grid)  # 12 pairs differ in one setting
+    assert len(found) == 7
+    assert {name for pair in found for name in pair} == {f"row{i}" for i in range(8)}
+
+
+def test_nine_settings_of_the_notebook_are_seven_pairs():
+    """By hand: runs 4 and 5 are one setting; eight settings with eight links, of which 1-8 would close a ring."""
+    suite = config.load_suite(SUITES / "notebook.yaml")
+    found = pairs_of([(one, None) for one in suite.members if one.name.startswith("notebook")])
+    short = {tuple(name.removeprefix("notebook-run") for name in pair): change for pair, change in found.items()}
+    assert short == {
+        ("3", "1"): "option conv_activation relu → elu",
+        ("8", "9"): "option conv_activation elu → relu",
+        ("3", "9"): "epochs 50 → 100",
+        ("3", "2"): "batch size 32 → 512",
+        ("6", "2"): "epochs 12 → 50",
+        ("6", "7"): "option conv_activation relu → selu",
+        ("4", "6"): "learning rate 1e-06 → 0.001",
+    }
+
+
+def test_a_crowd_is_left_to_the_results():
+    crowd = board_of([member(f"row{i}", backbone=f"net{i}") for i in range(13)])
+    assert ablations.of_settings(crowd) == []
+    assert ablations.crowds(crowd) == [("backbone", 13)]
+    few = board_of([member(f"row{i}", backbone=f"net{i}") for i in range(12)])
+    assert len(ablations.of_settings(few)) == 11
+    assert ablations.crowds(few) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after", "expected"),
+    [
+        ("image_size", 48, 96, "side 48 → 96 px"),
+        ("train.class_weights", "none", "sqrt", "class weights none → sqrt"),
+        ("train.lr", 1e-3, 2e-3, "learning rate 0.001 → 0.002"),
+        ("augment.flip", 0, 0.5, "augmentation: flip 0 → 0.5"),
+        ("train.layer_decay", None, 0.75, "layer decay 1 → 0.75"),  # left out: the default of config
+        ("train.unheard_of", None, True, "unheard of off → on"),
+        ("options.drop_rate", None, 0.2, "option drop_rate off → 0.2"),
+    ],
+)
+def test_changes_in_words(key, before, after, expected):
+    assert wording.change(key, before, after) == expected
+
+
+# ---- what they gain
+
+
+def test_gain_is_counted_by_hand(tmp_path):
+    """PublicTest: 18 wrong with flip, then 12 of the same. PrivateTest: 18 wrong, then 19."""
+    add(tmp_path, "plain", (20, 20), train={"label_smoothing": 0})
+    add(tmp_path, "smooth", (14, 21), train={"label_smoothing": 0.1})
+    gain = gains_of(tmp_path)["label smoothing 0 → 0.1"]
+    assert (gain.contrast.base.title, gain.contrast.changed.title) == ("plain", "smooth")
+    assert gain.validation[0] == pytest.approx(6 / N)
+    assert gain.test[0] == pytest.approx(-1 / N)
+    assert gain.p == pytest.approx(2 * 0.5**6)  # 6 images won, none lost
+    assert gain.holm == pytest.approx(2 * gain.p)  # the smaller of the p values of two lines
+    assert gain.contrast.setting == ("train.label_smoothing", 0, 0.1)
+
+
+def test_shared_seeds_are_averaged(tmp_path):
+    for seed, (wrong, fewer) in enumerate([(20, 14), (20, 18)]):
+        add(tmp_path, "plain", (wrong, wrong), seed, train={"ema": 0})
+        add(tmp_path, "averaged", (fewer, wrong), seed, train={"ema": 0.9})
+    add(tmp_path, "averaged", (2, 2), 2, train={"ema": 0.9})  # a seed that the base has not
+    gain = gains_of(tmp_path)["weight averaging (EMA) 0 → 0.9"]
+    assert gain.validation[0] == pytest.approx((6 + 2) / 2 / N)
+    assert gain.test[0] == 0
+    assert gain.contrast.changed.title == "averaged (2 seeds)"
+    # images 12-15 are won by one seed, 16 and 17 by both: all six must fall on one side
+    assert gain.p == pytest.approx(2 * 0.5**6)
+
+
+def test_other_seeds_are_paired_as_declared(tmp_path):
+    add(tmp_path, "plain", (20, 20), 0, train={"ema": 0})
+    add(tmp_path, "averaged", (16, 20), 1, train={"ema": 0.9})
+    assert gains_of(tmp_path)["weight averaging (EMA) 0 → 0.9"].validation[0] == pytest.approx(4 / N)
+
+
+def test_views_are_averaged_over_the_single_models(tmp_path):
+    """Flip mends two rows of one model and one of the other, whose second is right already."""
+    add(tmp_path, "a", (20, 20), backbone="timm_a")
+    arrays = planned((10, 10))
+    arrays["PublicTest/flip"][8] = arrays["PublicTest/none"][8]
+    add_member(tmp_path, "b", n=N, arrays=arrays, settings={"backbone": "timm_b", "lr": 1})
+    add_external(tmp_path, "theirs")
+    gain = gains_of(tmp_path)["test-time views: none → flip"]
+    assert gain.contrast.base.title == "a and b"
+    assert gain.validation[0] == pytest.approx((2 + 1) / 2 / N)
+    assert (gain.contrast.base.passes, gain.contrast.changed.passes) == (1, 2)
+
+
+def test_seeds_and_sizes_of_votes(tmp_path):
+    seeds = [add(tmp_path, "a", (20 - 2 * seed, 20), seed, backbone="timm_a") for seed in (0, 1)]
+    others = [add(tmp_path, name, backbone=f"timm_{name}", lr=ord(name)) for name in ("b", "c", "d", "e", "f")]
+    add_vote(tmp_path, "both-seeds", seeds)
+    add_vote(tmp_path, "three", [*seeds, others[0]])
+    add_vote(tmp_path, "seven", [*seeds, *others])
+    add_vote(tmp_path, "apart", others[1:3])
+    found = gains_of(tmp_path)
+    sizes = {change: (gain.contrast.base.title, gain.contrast.changed.title) for change, gain in found.items()}
+    assert {change: titles for change, titles in sizes.items() if "views" not in change} == {
+        "seeds: 1 → 2, soft-vote": ("a", "both-seeds"),
+        "members of soft-vote: 2 → 3, with b": ("both-seeds", "three"),
+        "members of soft-vote: 3 → 7, with c, d and 2 more": ("three", "seven"),
+    }
+    seeds_gain = found["seeds: 1 → 2, soft-vote"]
+    assert (seeds_gain.contrast.base.passes, seeds_gain.contrast.changed.passes) == (2, 4)
+    assert (seeds_gain.contrast.base.minutes, seeds_gain.contrast.changed.minutes) == (1.5, 3.0)
+
+
+def test_rows_on_other_data_and_from_outside_are_not_compared(tmp_path):
+    add(tmp_path, "plain", train={"ema": 0})
+    add(tmp_path, "third", train={"lr": 3, "ema": 5})
+    add_member(tmp_path, "stranger", n=N, arrays=planned((2, 2)), settings={"train": {"ema": 0.9}}, digest="f" * 64)
+    add_external(tmp_path, "theirs")
+    assert [gain for gain in gains_of(tmp_path).values() if gain.is_ablation] == []
+
+
+# ---- the section
+
+
+def test_lines_follow_public_test(tmp_path):
+    add(tmp_path, "best", (10, 30), train={"ema": 0.99}, augment={"shift": 0.1})
+    add(tmp_path, "no-average", (14, 10), train={"ema": 0}, augment={"shift": 0.1})
+    add(tmp_path, "no-shift", (20, 12), train={"ema": 0.99}, augment={"shift": 0})
+    cells = table_rows(section(page_of(tmp_path), TITLE))
+    assert [line[:3] for line in cells[1:]] == [
+        ["augmentation: shift 0 → 0.1", "no-shift", "best"],
+        ["weight averaging (EMA) 0 → 0.99", "no-average", "best"],
+        ["test-time views: none → flip", "best, no-average and no-shift", "the same"],
+    ]
+    assert [line[3].split()[0] for line in cells[1:]] == ["+25.00", "+10.00", "+5.00"]
+    assert [line[6].split()[0] for line in cells[1:]] == ["−45.00", "−50.00", "+5.00"]
+    assert [line[7:] for line in cells[1:]] == [["1.5", "2"], ["1.5", "2"], ["–", "1 → 2"]]
+
+
+def test_a_board_without_ablations_says_how_to_make_some(tmp_path):
+    add(tmp_path, "a", train={"lr": 1, "ema": 0})
+    add(tmp_path, "b", train={"lr": 2, "ema": 0.9})
+    assert "`suites/ablation.yaml` trains some" in section(page_of(tmp_path), TITLE)
+
+
+def test_nothing_to_compare_no_section(tmp_path):
+    add_external(tmp_path, "theirs")
+    assert TITLE not in page_of(tmp_path)
