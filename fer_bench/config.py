@@ -214,7 +214,7 @@ PARAMETERS: dict[str, type[Frozen]] = {
 
 
 class Ensemble(Frozen):
-    """A combination of members named in advance; every seed of a member takes part.
+    """A combination of members named in advance, or of the seeds of one; every seed of a member takes part.
 
     What a method or a temperature fits, it fits on PublicTest, and its own score there is cross-fitted. With
     ``fit_on: Training`` the members are their fold runs: the fit sees each row of Training as the run predicts it that
@@ -274,8 +274,6 @@ class Ensemble(Frozen):
             raise ValueError(
                 f"{self.method} fits nothing, so fit_on: has no meaning; fold-average votes over fold runs"
             )
-        if len(self.members) < 2 and not self.of_folds:
-            raise ValueError(f"members: needs two or more, found {self.members[0]!r} alone")
         return self
 
 
@@ -301,6 +299,11 @@ class Suite(Frozen):
         members = {member.name: member for member in self.members}
         for ensemble in self.ensembles:
             _check_ensemble(ensemble, members)
+            if len(ensemble.members) * len(self.seeds) < 2 and not ensemble.of_folds:
+                only = ensemble.members[0]
+                raise ValueError(
+                    f"ensemble {ensemble.name!r}: members: needs two or more, or two seeds; found {only!r} alone"
+                )
         return self
 
 

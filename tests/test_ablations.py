@@ -3,12 +3,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_leaderboard import VIEWS, add_external, add_member, add_vote, labels_of, page_of, section, table_rows
+from test_leaderboard import (
+    VIEWS,
+    add_external,
+    add_member,
+    add_vote,
+    arrays_at,
+    labels_of,
+    page_of,
+    section,
+    table_rows,
+)
 
-from fer_bench import config
+from fer_bench import config, leaderboard
 from fer_bench.config import Member, identity_of
 from fer_bench.leaderboard import ablations, rows, wording
 from fer_bench.leaderboard.rows import Board, Row
+from fer_bench.suite.progress import Display
+from fer_bench.suite.votes import run_ensembles
 
 N = 40
 TITLE = "What moved the needle"
@@ -242,6 +254,24 @@ def test_seeds_and_sizes_of_votes(tmp_path):
     seeds_gain = found["seeds: 1 → 2, soft-vote"]
     assert (seeds_gain.contrast.base.passes, seeds_gain.contrast.changed.passes) == (2, 4)
     assert (seeds_gain.contrast.base.minutes, seeds_gain.contrast.changed.minutes) == (1.5, 3.0)
+
+
+def test_a_suite_can_let_the_seeds_of_one_member_vote(tmp_path):
+    for seed in (0, 1):
+        add_member(tmp_path, "a", 1.5, seed)
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("""
+suite: seeds
+seeds: [0, 1]
+members: [{name: a, backbone: timm_a}]
+ensembles: [{name: both, members: [a]}]
+""")
+    run_ensembles(suite, tmp_path, Display(quiet=True))
+    assert leaderboard.check(tmp_path) == []
+    stored = [arrays_at(tmp_path, "a", seed)["PublicTest/flip"].astype(float) for seed in (0, 1)]
+    labels = arrays_at(tmp_path, "both")["PublicTest/labels"]
+    one, both = ((p.argmax(axis=1) == labels).mean() for p in (stored[0], stored[0] + stored[1]))
+    assert gains_of(tmp_path)["seeds: 1 → 2, soft-vote"].validation[0] == pytest.approx(both - one, abs=1e-9)
 
 
 def test_rows_on_other_data_and_from_outside_are_not_compared(tmp_path):

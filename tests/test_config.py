@@ -72,11 +72,12 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
             "",
             "not among views",
         ),
-        (MINIMAL + "ensembles: [{name: v, members: [mlp]}]\n", "ensembles.0", "two or more, found 'mlp' alone"),
         (MINIMAL + "ensembles: [{name: v, method: fold-average, members: [mlp]}]\n", "", "'mlp' has no folds:"),
         (MINIMAL.replace("pretrained", "options: {checkpoint_path: x}, pretrained"), "options", "checkpoint_path"),
         (MINIMAL.replace("small", "weights"), "suite", "another name"),
         (MINIMAL + "ensembles: [{name: v, members: [mlp, mlp]}]\n", "ensembles.0.members", "each once"),
+        (MINIMAL + "ensembles: [{name: v, members: [mlp]}]\n", "ensemble 'v'", "two seeds; found 'mlp' alone"),
+        (MINIMAL + "ensembles: [{name: v, members: []}]\n", "ensembles.0.members", "at least 1"),
         (MINIMAL + "seeds: 2020-13-45\n", "", "a value cannot be read"),
         (MINIMAL + "seeds: 3\n", "seeds", "should be a list, found 3"),
         (MINIMAL + "defaults: []\n", "defaults", "should be a mapping"),
@@ -153,6 +154,11 @@ def test_identity_ignores_name_and_place_of_weights_only():
     assert identity_of(one) == identity_of(Member(name="b", backbone="resnet18", weights="x.pth"))
     assert identity_of(one) == identity_of(Member(name="a", backbone="resnet18", folds=5, fold_views=("flip",)))
     assert identity_of(one) != identity_of(Member(name="a", backbone="resnet18", image_size=64))
+
+
+def test_seeds_of_one_member_can_vote(tmp_path):
+    suite = load_suite(write(tmp_path, MINIMAL + "seeds: [0, 1]\nensembles: [{name: v, members: [mlp]}]\n"))
+    assert suite.ensembles[0].members == ("mlp",)
 
 
 def test_schema_wants_no_more_of_a_member_than_its_name():

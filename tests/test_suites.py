@@ -1,12 +1,12 @@
 import json
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from fer_bench import config, models
+from fer_bench import config, models, records
 from fer_bench.config import Member, Suite
 
 FOLDER = Path(__file__).parents[1] / "suites"
@@ -33,7 +33,7 @@ def schema() -> dict:
 
 
 def test_the_suites_that_the_documents_name_are_there():
-    assert {"quick", "cpu", "folds", "full", "notebook"} <= set(SUITES)
+    assert {"quick", "cpu", "folds", "full", "notebook", "ablation"} <= set(SUITES)
 
 
 @each_path
@@ -110,6 +110,34 @@ def test_the_vote_of_all_in_full_is_of_all():
     votes = {ensemble.name: set(ensemble.members) for ensemble in SUITES["full"].ensembles}
     assert votes["vote-full"] == {member.name for member in SUITES["full"].members}
     assert votes["vote-full-pretrained"] == {member.name for member in SUITES["full"].members if member.pretrained}
+
+
+def changed(base: Member, other: Member) -> dict:
+    """What the board sees of two members, both from the same initial weights."""
+    return records.changed_settings(*({"member": config.identity_of(member)} for member in (base, other)))
+
+
+def test_each_member_of_the_ablation_changes_one_thing_of_the_base():
+    base, *others = SUITES["ablation"].members
+    changes = [changed(base, member) for member in others]
+    assert [len(change) for change in changes] == [1] * len(others)
+    assert len({json.dumps(change) for change in changes}) == len(others)
+    wanted = {"pretrained", "image_size", "train.label_smoothing", "train.mixup", "train.ema", "train.class_weights"}
+    wanted |= {f"augment.{key}" for key in config.Augment.model_fields}
+    assert wanted <= {key for change in changes for key in change}
+
+
+def test_the_ablation_meets_the_fine_tuned_row_of_cpu():
+    members = {member.name: member for name in ("cpu", "ablation") for member in SUITES[name].members}
+    assert changed(members["ablation-8-epochs"], members["lite0-96"]) == {"image_size": (48, 96)}
+    assert changed(members["ablation-96px"], members["lite0-96"]) == {"train.epochs": (5, 8)}
+
+
+def test_votes_of_the_ablation_grow_and_one_is_of_seeds():
+    suite = SUITES["ablation"]
+    seeds, *sizes = (set(ensemble.members) for ensemble in suite.ensembles)
+    assert (len(seeds), len(suite.seeds)) == (1, 2)
+    assert all(small < large for small, large in pairwise([seeds, *sizes]))
 
 
 # run: activation of the convolutions, learning rate, epochs, batch size, as the notebook printed them
