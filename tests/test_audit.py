@@ -209,6 +209,32 @@ def test_lists_come_back_as_masks(findings, tmp_path):
     assert found.counts.exact["Training"] == {"Training": 2, "PublicTest": 0, "PrivateTest": 3}
     assert (found.counts.conflicting_groups, found.counts.mirrored_pairs) == (2, 1)
     assert found.data.digest == findings.faces.digest
+    assert found.public_test is not None
+    assert found.public_test.ferplus_agrees == (0, 1, 2, 3, 4, 5)
+    assert found.twins_of("PublicTest").tolist() == [False] * 6
+    assert found.rows_of("Training") is None
+
+
+def test_file_without_lists_of_public_test_is_read(findings, tmp_path):
+    path = tmp_path / audit.FILE
+    audit.save(path, findings)
+    content = json.loads(path.read_text())
+    del content["public_test"]
+    path.write_text(json.dumps(content))
+    found = audit.load(tmp_path)
+    assert found is not None
+    assert found.twins_of("PublicTest") is None
+    assert found.agreeing_of("PublicTest") is None
+
+
+def test_altered_lists_of_public_test_are_refused(findings, tmp_path):
+    path = tmp_path / audit.FILE
+    audit.save(path, findings)
+    content = json.loads(path.read_text())
+    content["public_test"]["ferplus_agrees"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="counts: are not those of the lists in public_test"):
+        audit.load(tmp_path)
 
 
 def test_file_is_one_line_and_the_same_each_time(findings, tmp_path):

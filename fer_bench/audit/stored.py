@@ -1,7 +1,7 @@
-"""``audit.json`` on a board: which PrivateTest rows have twins in Training, and where FER+ agrees.
+"""``audit.json`` on a board: which rows of the test parts have twins in Training, and where FER+ agrees.
 
-The file holds no pixels. Row numbers count from 0 within PrivateTest, in canonical order: that of the stored
-probabilities.
+The file holds no pixels. Row numbers count from 0 within their part, in canonical order: that of the stored
+probabilities. The lists of PrivateTest score rows apart, those of PublicTest tell where a model's errors lie.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from fer_bench.errors import UserError
 from fer_bench.files import canonical_json, write_atomic
 
 FILE = "audit.json"
-TEST, FIT = PARTS[2], PARTS[0]
+FIT, VALIDATION, TEST = PARTS
 
 T = TypeVar("T")
 
@@ -61,8 +61,8 @@ class Counts(_Strict):
     ferplus_agrees_by_class: dict[str, Count] | None  # on PrivateTest
 
 
-class PrivateTestRows(_Strict):
-    """Row numbers within PrivateTest, ascending."""
+class PartRows(_Strict):
+    """Row numbers within one part, ascending."""
 
     exact_twin_in_training: Rows
     twin_in_training: Rows  # exact or near
@@ -79,27 +79,39 @@ class Audit(_Strict):
     correlation: Annotated[float, Field(gt=0, le=1)]
     ferplus_sha256: Digest | None
     counts: Counts
-    private_test: PrivateTestRows
+    private_test: PartRows
+    public_test: PartRows | None = None  # files that were written before it was kept have none
 
     @model_validator(mode="after")
     def _lists_fit_the_counts(self) -> "Audit":
-        rows, counts = self.private_test, self.counts
-        for name, found in rows:
-            if found is not None and (list(found) != sorted(set(found)) or max(found, default=0) >= self.test_rows):
-                raise ValueError(f"private_test.{name}: must ascend and stay below {self.test_rows}")
-        if not set(rows.other_label_in_training) <= set(rows.exact_twin_in_training) <= set(rows.twin_in_training):
-            raise ValueError("private_test: rows of another label must be exact twins, and exact twins twins")
-        listed = [rows.exact_twin_in_training, rows.twin_in_training, rows.constant, rows.ferplus_agrees]
-        agrees = counts.ferplus_agrees[TEST] if counts.ferplus_agrees else None
-        counted = [counts.exact[TEST][FIT], counts.twins[TEST][FIT], counts.constant[TEST], agrees]
-        if [None if found is None else len(found) for found in listed] != counted:
-            raise ValueError("counts: are not those of the lists in private_test")
+        for key, part, rows in (
+            ("private_test", TEST, self.private_test),
+            ("public_test", VALIDATION, self.public_test),
+        ):
+            if rows and (problem := _contradiction(rows, part, self.data.counts[part], self.counts)):
+                raise ValueError(problem.format(key))
         return self
 
     @property
     def test_rows(self) -> int:
         """Number of rows of PrivateTest."""
         return self.data.counts[TEST]
+
+    def rows_of(self, part: str) -> PartRows | None:
+        """Row lists of a part; None where the file has none."""
+        return {TEST: self.private_test, VALIDATION: self.public_test}.get(part)
+
+    def twins_of(self, part: str) -> np.ndarray | None:
+        """Mask over a part of the rows with an exact or near twin in Training; None without lists."""
+        rows = self.rows_of(part)
+        return _mask(rows.twin_in_training, self.data.counts[part]) if rows else None
+
+    def agreeing_of(self, part: str) -> np.ndarray | None:
+        """Mask over a part of the rows whose label is the majority of FER+; None without lists or votes."""
+        rows = self.rows_of(part)
+        return (
+            None if rows is None or rows.ferplus_agrees is None else _mask(rows.ferplus_agrees, self.data.counts[part])
+        )
 
     @property
     def without_twins(self) -> np.ndarray:
@@ -109,8 +121,22 @@ class Audit(_Strict):
     @property
     def ferplus_agrees(self) -> np.ndarray | None:
         """Mask over PrivateTest of the rows whose label is the majority of FER+; None without votes."""
-        rows = self.private_test.ferplus_agrees
-        return None if rows is None else _mask(rows, self.test_rows)
+        return self.agreeing_of(TEST)
+
+
+def _contradiction(rows: PartRows, part: str, count: int, counts: Counts) -> str | None:
+    """Say why the lists of a part, named {}, cannot be those of ``count`` rows with these counts, or None."""
+    for name, found in rows:
+        if found is not None and (list(found) != sorted(set(found)) or max(found, default=0) >= count):
+            return f"{{}}.{name}: must ascend and stay below {count}"
+    if not set(rows.other_label_in_training) <= set(rows.exact_twin_in_training) <= set(rows.twin_in_training):
+        return "{}: rows of another label must be exact twins, and exact twins twins"
+    listed = [rows.exact_twin_in_training, rows.twin_in_training, rows.constant, rows.ferplus_agrees]
+    agrees = counts.ferplus_agrees[part] if counts.ferplus_agrees else None
+    counted = [counts.exact[part][FIT], counts.twins[part][FIT], counts.constant[part], agrees]
+    if [None if found is None else len(found) for found in listed] != counted:
+        return "counts: are not those of the lists in {}"
+    return None
 
 
 def _mask(rows: tuple[int, ...], count: int) -> np.ndarray:
@@ -141,13 +167,18 @@ def _content(f: Findings) -> dict[str, Any]:
         "correlation": f.threshold,
         "ferplus_sha256": f.votes_sha256,
         "counts": _counts(f),
-        "private_test": {
-            "exact_twin_in_training": _test_rows(f, f.exact_twin_in(FIT)),
-            "twin_in_training": _test_rows(f, f.twin_in(FIT)),
-            "other_label_in_training": _test_rows(f, f.conflict_in(FIT)),
-            "constant": _test_rows(f, f.constant),
-            "ferplus_agrees": None if f.agrees is None else _test_rows(f, f.agrees),
-        },
+        "private_test": _lists(f, TEST),
+        "public_test": _lists(f, VALIDATION),
+    }
+
+
+def _lists(f: Findings, part: str) -> dict[str, list[int] | None]:
+    return {
+        "exact_twin_in_training": _rows_within(f, part, f.exact_twin_in(FIT)),
+        "twin_in_training": _rows_within(f, part, f.twin_in(FIT)),
+        "other_label_in_training": _rows_within(f, part, f.conflict_in(FIT)),
+        "constant": _rows_within(f, part, f.constant),
+        "ferplus_agrees": None if f.agrees is None else _rows_within(f, part, f.agrees),
     }
 
 
@@ -175,8 +206,8 @@ def _by_part(f: Findings, mask: np.ndarray) -> dict[str, int]:
     return {part: _both(f, part, mask) for part in PARTS}
 
 
-def _test_rows(f: Findings, mask: np.ndarray) -> list[int]:
-    return np.flatnonzero(mask[f.within(TEST)]).tolist()
+def _rows_within(f: Findings, part: str, mask: np.ndarray) -> list[int]:
+    return np.flatnonzero(mask[f.within(part)]).tolist()
 
 
 def load(board: Path) -> Audit | None:
