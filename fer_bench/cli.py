@@ -452,6 +452,47 @@ def _print_comparison(found: Any) -> None:
     _print(table, notes)
 
 
+@app.command("errors")
+def errors_of(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a row's name, or NAME.s1 for another seed")],
+    board: Board = Path("benchmark"),
+    part: Annotated[
+        str, typer.Option("--part", help="PublicTest, or PrivateTest, from which nothing is suggested")
+    ] = "PublicTest",
+    view: Annotated[str | None, typer.Option("--view", help="a view set that the row stores; default: its own")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="confusions and confident mistakes to list")] = 10,
+    data_dir: DataDir = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="print all counts as JSON")] = False,
+) -> None:
+    """Say where a row's errors lie, and what its figures suggest to try next; needs neither data nor torch.
+
+    With FER2013 at hand (--data-dir) the most confident mistakes of PublicTest are drawn into RUNS_DIR/errors/.
+    """
+    from dataclasses import asdict
+
+    from fer_bench.diagnosis import write_sheet
+    from fer_bench.leaderboard import mistakes
+
+    record, found, suggested = mistakes.examine(board, name, part, view)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"suggestions": [asdict(one) for one in suggested]}, indent=1))
+    else:
+        _print_errors(mistakes, found, suggested, top)
+    if data_dir:
+        typer.echo(write_sheet(runs_dir / "errors", found, record["data"]["digest"], data_dir), err=True)
+
+
+def _print_errors(mistakes: Any, found: Any, suggested: list[Any], top: int) -> None:
+    _print(mistakes.heading(found))
+    for sheet in mistakes.sheets(found, top):
+        table = _table(dict(zip(sheet.head, sheet.align, strict=True)))
+        for row in sheet.rows:
+            table.add_row(*row)
+        _print(f"\n{sheet.title}", table)
+    _print("\nWhat to try next", *mistakes.advice(found, suggested))
+
+
 @app.command()
 def predict(
     source: Annotated[Path, typer.Argument(metavar="IMAGES|CSV", help="an image, a folder of images, or FER2013 data")],

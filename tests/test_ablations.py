@@ -17,7 +17,7 @@ from test_leaderboard import (
 
 from fer_bench import config, leaderboard
 from fer_bench.config import Member, identity_of
-from fer_bench.leaderboard import ablations, rows, wording
+from fer_bench.leaderboard import ablations, alike, rows, wording
 from fer_bench.leaderboard.rows import Board, Row
 from fer_bench.suite.progress import Display
 from fer_bench.suite.votes import run_ensembles
@@ -118,6 +118,8 @@ def test_initial_weights_follow_from_pretraining_and_network():
         ("scratch", "base"): "ImageNet weights",
         ("base", "other-file"): "initial weights package x → package x",
         ("base", "other-net"): "backbone resnet18 → resnet34",
+        ("scratch", "other-file"): "ImageNet weights",
+        ("other-file", "other-net"): "backbone resnet18 → resnet34",
     }
 
 
@@ -138,24 +140,37 @@ def test_a_group_that_is_switched_on_is_one_setting():
     }
 
 
-def test_full_grid_has_no_more_lines_than_rows():
-    grid = [
+def grid():
+    """Eight rows, all combinations of three switches: 12 pairs differ in one of them."""
+    return [
         member(f"row{i}", train={"ema": ema, "label_smoothing": smoothing, "mixup": mixup})
         for i, (ema, smoothing, mixup) in enumerate(product((0, 0.9), (0, 0.1), (0, 0.2)))
     ]
-    found = pairs_of(grid)  # 12 pairs differ in one setting
+
+
+def test_one_switch_is_compared_wherever_all_else_is_equal():
+    changes = list(pairs_of(grid()).values())
+    assert [changes.count(change) for change in sorted(set(changes))] == [4, 4, 4]
+
+
+def test_a_large_grid_has_fewer_lines_than_rows(monkeypatch):
+    monkeypatch.setattr(alike, "MOST_PAIRS", 11)
+    found = pairs_of(grid())
     assert len(found) == 7
     assert {name for pair in found for name in pair} == {f"row{i}" for i in range(8)}
+    monkeypatch.setattr(alike, "MOST_PAIRS", 3)
+    assert len(pairs_of(grid())) == 3
 
 
-def test_nine_settings_of_the_notebook_are_seven_pairs():
-    """By hand: runs 4 and 5 are one setting; eight settings with eight links, of which 1-8 would close a ring."""
+def test_nine_settings_of_the_notebook_are_eight_pairs():
+    """By hand; runs 4 and 5 are one setting and count once."""
     suite = config.load_suite(SUITES / "notebook.yaml")
     found = pairs_of([(one, None) for one in suite.members if one.name.startswith("notebook")])
     short = {tuple(name.removeprefix("notebook-run") for name in pair): change for pair, change in found.items()}
     assert short == {
         ("3", "1"): "option conv_activation relu → elu",
         ("8", "9"): "option conv_activation elu → relu",
+        ("1", "8"): "epochs 50 → 100",
         ("3", "9"): "epochs 50 → 100",
         ("3", "2"): "batch size 32 → 512",
         ("6", "2"): "epochs 12 → 50",
@@ -164,13 +179,25 @@ def test_nine_settings_of_the_notebook_are_seven_pairs():
     }
 
 
+def test_the_ablation_suite_is_a_star_that_meets_the_row_of_cpu():
+    suites = [config.load_suite(SUITES / f"{name}.yaml") for name in ("ablation", "cpu")]
+    rows_of_both = [(one, "aa" if one.pretrained else None) for suite in suites for one in suite.members]
+    found = pairs_of(rows_of_both)
+    star = {pair for pair in found if "ablation-base" in pair}
+    assert len(star) == len(suites[0].members) - 1
+    assert {pair: change for pair, change in found.items() if pair not in star} == {
+        ("ablation-8-epochs", "lite0-96"): "side 48 → 96 px",
+        ("ablation-96px", "lite0-96"): "epochs 5 → 8",
+    }
+
+
 def test_a_crowd_is_left_to_the_results():
     crowd = board_of([member(f"row{i}", backbone=f"net{i}") for i in range(13)])
     assert ablations.of_settings(crowd) == []
-    assert ablations.crowds(crowd) == [("backbone", 13)]
+    assert alike.crowds(crowd.rows) == [("backbone", 13)]
     few = board_of([member(f"row{i}", backbone=f"net{i}") for i in range(12)])
     assert len(ablations.of_settings(few)) == 11
-    assert ablations.crowds(few) == []
+    assert alike.crowds(few.rows) == []
 
 
 @pytest.mark.parametrize(
@@ -213,7 +240,8 @@ def test_shared_seeds_are_averaged(tmp_path):
     gain = gains_of(tmp_path)["weight averaging (EMA) 0 → 0.9"]
     assert gain.validation[0] == pytest.approx((6 + 2) / 2 / N)
     assert gain.test[0] == 0
-    assert gain.contrast.changed.title == "averaged (2 seeds)"
+    assert gain.repeats == 2
+    assert "(EMA) 0 → 0.9 (2 seeds) | plain | averaged |" in section(page_of(tmp_path), TITLE)
     # images 12-15 are won by one seed, 16 and 17 by both: all six must fall on one side
     assert gain.p == pytest.approx(2 * 0.5**6)
 

@@ -211,7 +211,7 @@ def test_lists_come_back_as_masks(findings, tmp_path):
     assert found.data.digest == findings.faces.digest
     assert found.public_test is not None
     assert found.public_test.ferplus_agrees == (0, 1, 2, 3, 4, 5)
-    assert found.twins_of("PublicTest").tolist() == [False] * 6
+    assert found.public_test.twin_in_training == ()
     assert found.rows_of("Training") is None
 
 

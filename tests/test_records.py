@@ -517,7 +517,9 @@ def test_changed_settings_of_two_members(change, expected):
 
 
 def test_weights_are_a_setting_of_their_own_where_nothing_brings_them():
-    a, b = ({"member": {"backbone": "x", "pretrained": True}, "weights_sha256": sha} for sha in "ab")
+    a, b, c = (
+        {"member": {"backbone": backbone, "pretrained": True}, "weights_sha256": sha}
+        for backbone, sha in (("x", "a"), ("x", "b"), ("y", "b"))
+    )
     assert records.changed_settings(a, b) == {"weights_sha256": ("a", "b")}
-    b["member"]["backbone"] = "y"
-    assert records.changed_settings(a, b) == {"backbone": ("x", "y")}
+    assert records.changed_settings(a, c) == {"backbone": ("x", "y")}

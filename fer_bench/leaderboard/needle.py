@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fer_bench.leaderboard import ablations, wording
-from fer_bench.leaderboard.ablations import Gain
+from fer_bench.leaderboard import alike, wording
+from fer_bench.leaderboard.ablations import Effect
 from fer_bench.leaderboard.markdown import NOTHING, details, listing, number, points_interval, table
 from fer_bench.leaderboard.rows import TEST, VALIDATION, Board
 
@@ -21,41 +21,40 @@ HEAD = (
     "passes",
 )
 HOW = (
-    "Every pair of rows on this board that differs in one thing, compared image by image: one setting of the training, "
-    "the test-time views, the number of seeds or the members of a vote. A row of which many things were changed one by "
-    f"one is the base of them all. Ordered by the gain on {VALIDATION}, which is what a choice may go by; {TEST} "
+    "Rows of this board that differ in one thing, compared image by image: one setting of the training, the test-time "
+    "views, the number of seeds or the members of a vote. Of rows that differ in the same setting all stand against "
+    f"one. Ordered by the gain on {VALIDATION}, which is what a choice may go by; {TEST} "
     "chooses nothing here and shows whether the gain holds. In brackets a 95 % paired bootstrap interval over images, "
     "averaged over the seeds (or rows) named; it does not cover the luck of a seed. p is of an exact paired test on "
     f"{VALIDATION}, for the line alone and Holm-corrected over all lines."
 )
 
 
-def section(board: Board) -> str:
-    """Return the table and how to read it; "" where nothing can be compared."""
-    gains = ablations.measure(board)
-    if not gains:
+def section(board: Board, effects: Sequence[Effect]) -> str:
+    """Return the table of what ``ablations.measure`` found and how to read it; "" where nothing can be compared."""
+    if not effects:
         return ""
-    folded = gains[MOST:]
-    parts = [HOW, _table(gains[:MOST])]
+    folded = effects[MOST:]
+    parts = [HOW, _table(effects[:MOST])]
     if folded:
         parts.append(details(f"{len(folded)} more with lower gains", _table(folded)))
-    return "\n\n".join([*parts, *_notes(board, gains)])
+    return "\n\n".join([*parts, *_notes(board, effects)])
 
 
-def _table(gains: Sequence[Gain]) -> str:
-    return table(HEAD, [_line(gain) for gain in gains], "lllrrrrrr")
+def _table(effects: Sequence[Effect]) -> str:
+    return table(HEAD, [_line(effect) for effect in effects], "lllrrrrrr")
 
 
-def _line(gain: Gain) -> list[str]:
-    base, changed = gain.contrast.base, gain.contrast.changed
+def _line(effect: Effect) -> list[str]:
+    base, changed = effect.contrast.base, effect.contrast.changed
     return [
-        gain.contrast.change,
+        effect.contrast.change + (f" ({effect.repeats} seeds)" if effect.is_ablation and effect.repeats > 1 else ""),
         base.title,
         changed.title,
-        points_interval(*gain.validation),
-        _p(gain.p),
-        _p(gain.holm),
-        points_interval(*gain.test),
+        points_interval(*effect.validation),
+        _p(effect.p),
+        _p(effect.holm),
+        points_interval(*effect.test),
         _from_to(*(number(side.minutes, 1) for side in (base, changed))),
         _from_to(*(str(side.passes) for side in (base, changed))),
     ]
@@ -69,17 +68,17 @@ def _from_to(before: str, after: str) -> str:
     return NOTHING if before == after == NOTHING else before if before == after else f"{before} → {after}"
 
 
-def _notes(board: Board, gains: Sequence[Gain]) -> list[str]:
+def _notes(board: Board, effects: Sequence[Effect]) -> list[str]:
     """Say what the table leaves out."""
     notes = []
-    if not any(gain.is_ablation for gain in gains):
+    if not any(effect.is_ablation for effect in effects):
         notes.append(
             "No two single models differ in exactly one setting of their training; `suites/ablation.yaml` trains some."
         )
-    if crowded := ablations.crowds(board):
+    if crowded := alike.crowds(alike.members(board)):
         said = listing([f"{count} in {wording.name(key)}" for key, count in crowded])
         notes.append(
-            f"Not paired here, because more than {ablations.CROWD} rows differ in one setting alone: {said}; "
+            f"Not paired here, because more than {alike.CROWD} rows differ in one setting alone: {said}; "
             "Results ranks them."
         )
     return notes

@@ -3,7 +3,7 @@
 from fer_bench import metrics
 from fer_bench.config import suite_file
 from fer_bench.data import PARTS
-from fer_bench.leaderboard import ensembles, figures, literature, needle, tables
+from fer_bench.leaderboard import ablations, ensembles, figures, literature, mistakes, needle, tables
 from fer_bench.leaderboard.markdown import details, escape, interval, listing, percent, points_interval, table
 from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Row
 
@@ -21,13 +21,15 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
 
     First what answers "which is best, and how sure is that", then what explains it, then how it was made.
     """
+    measured = ablations.measure(board)
     return [
         ("Results", results(board)),
         ("Ensembles", ensembles.section(board)),
-        ("What moved the needle", needle.section(board)),
+        ("What moved the needle", needle.section(board, measured)),
         ("Test-time views", views(board)),
         ("Published figures", literature.section(board.published) if board.published else ""),
         ("By class", by_class(board)),
+        ("Where the best single model errs", mistakes.section(board, measured)),
         ("Data and noise", data(board)),
         ("On cleaner rows", cleaner(board)),
         ("Confusion matrices", confusions(board, prefix)),
