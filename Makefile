@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DELETE_ON_ERROR:
-.PHONY: help venv quick test lint typecheck check ci clean
+.PHONY: help venv quick test postgres lint typecheck check ci clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -21,6 +21,11 @@ quick: $(INSTALLED)  ## train, vote and rank on the toy faces, with the real Ima
 
 test: $(INSTALLED_DEV)  ## run the tests
 	$(BIN)/python -m pytest
+
+postgres:  ## install a PostgreSQL server for its tests, where apt and root or sudo are at hand
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	  export DEBIAN_FRONTEND=noninteractive; sudo=$$([ "$$(id -u)" = 0 ] || echo "sudo -n -E"); \
+	  timeout 300 $$sudo apt-get update -qq && timeout 300 $$sudo apt-get install -y -qq --no-install-recommends postgresql; }
 
 lint: $(INSTALLED_DEV)  ## check style and format
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from fer_bench.config import Member, identity_of, load_suite, schema
+from fer_bench.config import Member, identity_of, load_suite, schema, suite_file
 from fer_bench.errors import UserError
 
 MINIMAL = """
@@ -221,3 +221,17 @@ def test_folds_may_be_a_default(tmp_path):
     text += "ensembles: [{name: bag, method: fold-average, members: [a]}]\n"
     suite = load_suite(write(tmp_path, text))
     assert (suite.members[0].folds, suite.ensembles[0].of_folds) == (4, True)
+
+
+def test_the_study_that_chose_a_setting_is_no_part_of_what_it_is():
+    plain = Member(name="a", backbone="resnet18")
+    tuned = Member.model_validate(plain.model_dump() | {"tuned": {"study": "ab" * 8, "trials": 40}})
+    assert tuned.tuned is not None
+    assert identity_of(tuned) == identity_of(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("cpu", "suites/cpu.yaml"), ("tuned-resnet34", "suites/tuned/resnet34.yaml")]
+)
+def test_a_suite_says_where_it_lies(name, path):
+    assert suite_file(name) == path

@@ -335,6 +335,22 @@ def test_submitted_rows_are_ranked_tested_and_marked(board):
     assert leaderboard.check(board) == []
 
 
+def test_tuned_rows_are_marked_with_the_trials_behind_them(board):
+    record = records.find(board, "lite0-96", 0)
+    assert record is not None
+    records.save(board, record | {"tuned": {"study": "ab" * 8, "trials": 40}}, arrays_at(board, "lite0-96", 0))
+    text = page_of(board)
+    names = [cells[1] for cells in table_rows(section(text, "Results"))]
+    assert [name for name in names if "‡" in name] == ["**lite0-96 ‡40**"]
+    assert "‡ and a number mark settings that are the best of so many trials" in text
+    with pytest.raises(UserError, match=r"tuned\.trials"):
+        records.save(board, record | {"tuned": {"study": "ab" * 8, "trials": "40"}}, arrays_at(board, "lite0-96", 0))
+
+
+def test_boards_without_tuned_rows_do_not_speak_of_them(standing):
+    assert "‡" not in page_of(standing)
+
+
 def test_boards_without_submitted_rows_do_not_speak_of_them(standing):
     assert "†" not in page_of(standing)
     assert "submi" not in page_of(standing)

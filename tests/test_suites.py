@@ -6,7 +6,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+<<<<<<< HEAD
 from fer_bench import config, models, records
+=======
+from fer_bench import config, models, tune
+>>>>>>> 6919135 (Documents of tuning, a space for two CPU cores, PostgreSQL for the tests, tuned rows on the board tested)
 from fer_bench.config import Member, Suite
 
 FOLDER = Path(__file__).parents[1] / "suites"
@@ -162,3 +166,35 @@ def test_notebook_holds_the_nine_settings(run):
     assert (member.backbone, member.options["dense_activation"]) == ("baseline:cnn", "selu")
     assert (train.optimizer, train.schedule, train.weight_decay, train.ema) == ("adam", "constant", 0, 0)
     assert (member.augment.flip, member.augment.shift, member.augment.erase) == (0, 0, 0)
+
+
+TUNED = sorted((FOLDER / "tuned").glob("*.yaml"))
+SPACES = sorted((FOLDER / "spaces").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_a_tuned_suite_is_what_its_study_found(path):
+    suite = config.load_suite(path)
+    study = json.loads(path.with_name(f"{path.stem}.trials.json").read_text())
+    head = path.read_text().split("suite: ")[0]
+    assert suite.suite == f"tuned-{path.stem}"
+    assert f"fer-bench run suites/tuned/{path.name}" in head
+    assert study["digest"] in head
+    tuned = suite.members[0].tuned
+    assert tuned is not None
+    ended = [trial for trial in study["trials"] if trial["state"] in ("complete", "pruned")]
+    assert (tuned.study, tuned.trials) == (study["digest"][:16], len(ended))
+    best = max((trial for trial in ended if trial["state"] == "complete"), key=lambda trial: trial["value"])
+    chosen = config.Member.model_validate({"name": "best", **study["identity"]["member"]})
+    assert config.identity_of(tune.member_with(chosen, best["values"])) == config.identity_of(suite.members[0])
+    jsonschema.validate(config.read_yaml(path), schema())
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_space_fits_the_backbone_that_its_head_names(path):
+    head = path.read_text()
+    found = re.search(rf"fer-bench tune --backbone (\S+) --space suites/spaces/{path.name}", head)
+    assert found is not None
+    changes = tune.load_file(path)
+    default = tune.default_space(found[1], frozenset(changes.member.get("options", {})), changes.member)
+    assert tune.lay_over(default, changes).known == changes.known

@@ -101,7 +101,7 @@ def unprivileged() -> str | None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a database on a PostgreSQL server of its own, with a password."""
-    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'fer-bench[postgres]'")
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'psycopg[binary]'")
     programs, user = binaries(), unprivileged()
     if programs is None:
         pytest.skip("needs PostgreSQL's initdb: apt install postgresql (make postgres)")

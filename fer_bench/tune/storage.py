@@ -73,7 +73,7 @@ def parse(text: str) -> Place:
 def _server(text: str) -> Place:
     """PostgreSQL through psycopg 3, whichever driver SQLAlchemy would take."""
     if importlib.util.find_spec("psycopg") is None:
-        raise UserError("--storage: PostgreSQL needs psycopg; pip install 'fer-bench[postgres]'")
+        raise UserError("--storage: PostgreSQL needs a driver; pip install 'psycopg[binary]'")
     try:
         parts = urlsplit(text)
         shown = f"postgresql://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"

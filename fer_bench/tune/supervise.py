@@ -82,6 +82,7 @@ def supervise(
     finally:
         for worker in workers:
             worker.process.kill()
+            worker.process.join()
     if died >= MOST_FAILURES:
         return "failures"
     return max(verdicts, key=RANK.index, default="stopped")
