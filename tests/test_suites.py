@@ -6,11 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-<<<<<<< HEAD
-from fer_bench import config, models, records
-=======
-from fer_bench import config, models, tune
->>>>>>> 6919135 (Documents of tuning, a space for two CPU cores, PostgreSQL for the tests, tuned rows on the board tested)
+from fer_bench import config, models, records, tune
 from fer_bench.config import Member, Suite
 
 FOLDER = Path(__file__).parents[1] / "suites"
