@@ -37,7 +37,7 @@ class Dimension(Frozen):
     high: float | None = None
     log: bool = False
     integer: bool = False
-    choices: tuple[Scalar, ...] | None = Field(None, min_length=1)
+    choices: tuple[Scalar, ...] | None = Field(None, min_length=1, strict=False)
     when: Values = Field(default_factory=dict, description="values that other keys must have")
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class SpaceFile(Frozen):
     inherit: bool = Field(True, description="search the dimensions of the backbone's family too")
     member: dict[str, Any] = Field(default_factory=dict, description="the default setting: keys of a suite's member")
     space: dict[str, Any] = Field(default_factory=dict, description="a dimension, a list of them, or a fixed value")
-    known: tuple[Values, ...] = Field((), description="settings to try first")
+    known: tuple[Values, ...] = Field((), strict=False, description="settings to try first")
 
 
 def load_file(path: Path) -> SpaceFile:
