@@ -16,11 +16,12 @@ from test_leaderboard import (
 )
 
 from fer_bench import config, leaderboard
-from fer_bench.config import Member, identity_of
+from fer_bench.config import Ensemble, Member, Suite, identity_of
 from fer_bench.leaderboard import ablations, alike, rows, wording
 from fer_bench.leaderboard.rows import Board, Row
+from fer_bench.suite.outcome import Outcome
 from fer_bench.suite.progress import Display
-from fer_bench.suite.votes import run_ensembles
+from fer_bench.suite.votes import build_all, run_ensembles
 
 N = 40
 TITLE = "What moved the needle"
@@ -300,6 +301,15 @@ ensembles: [{name: both, members: [a]}]
     labels = arrays_at(tmp_path, "both")["PublicTest/labels"]
     one, both = ((p.argmax(axis=1) == labels).mean() for p in (stored[0], stored[0] + stored[1]))
     assert gains_of(tmp_path)["seeds: 1 → 2, soft-vote"].validation[0] == pytest.approx(both - one, abs=1e-9)
+
+
+def test_one_seed_of_one_member_is_withheld(tmp_path):
+    add_member(tmp_path, "a", 1.5, 0)
+    member = Member(name="a", backbone="timm_a")
+    suite = Suite(suite="seeds", seeds=(0, 1), members=(member,), ensembles=(Ensemble(name="both", members=("a",)),))
+    outcome = Outcome()
+    build_all(tmp_path, suite, outcome, Display(quiet=True), force=False, seeds=[0])
+    assert outcome.withheld == {"both": "a over seed 0 alone is no vote"}
 
 
 def test_rows_on_other_data_and_from_outside_are_not_compared(tmp_path):

@@ -65,6 +65,8 @@ def _why_withheld(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, f
     """Say why an ensemble cannot be built over the seeds asked for, or None where it can."""
     if missing := missing_members(board, asked, ensemble):
         return f"it lacks {_shortened(missing)}"
+    if len(ensemble.members) * len(asked.seeds) < 2 and not ensemble.of_folds:
+        return f"{ensemble.members[0]} over {_seeds(asked)} alone is no vote"
     existing = records.find(board, ensemble.name, None)
     if force or existing is None or set(asked.seeds) == set(suite.seeds):
         return None
