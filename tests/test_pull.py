@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_leaderboard import add_external, add_failure, add_member, add_vote, arrays_at, arrays_of, fill, table_rows
 
-from fer_bench import cli, leaderboard, records
+from fer_bench import cli, leaderboard, metrics, records
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import changes, gitdiff
 
@@ -156,6 +156,55 @@ def test_same_run_done_again_is_a_changed_row(board):
 def test_other_training_under_the_name_is_a_changed_row(board):
     add_member(board, "baseline-mlp", 0.4, settings={"backbone": "timm_baseline-mlp", "lr": 0.1})
     assert "baseline-mlp.s0: changed (run_id" in the_problem(board)
+
+
+def add_fold(board, index):
+    """A run of baseline-mlp on all but one of four folds of Training."""
+    record = records.find(board, "baseline-mlp", 0)
+    assert record is not None
+    rows = np.arange(index, record["data"]["counts"]["Training"], 4)
+    arrays = arrays_of(0.4, index) | {"Training/rows": rows, "Training/labels": rows % 7}
+    arrays |= {f"Training/{view}": np.eye(7)[rows % 7] for view in record["views"]}
+    cut = {"of": 4, "index": index, "seed": 0, "rows_sha256": records.rows_sha256(rows)}
+    identity = record["identity"] | {"fold": cut}
+    run_id = records.run_id(identity)
+    looks = [record["looks"][0] | {"run_id": run_id}]
+    figures = {
+        part: {v: metrics.figures(arrays[f"{part}/labels"], records.as_stored(arrays[f"{part}/{v}"])) for v in views}
+        for part, views in (record["figures"] | {"Training": record["views"]}).items()
+    }
+    own = {"kind": "fold", "fold": index, "identity": identity, "run_id": run_id, "looks": looks, "figures": figures}
+    records.save(board, record | own, arrays)
+    return record | own
+
+
+def test_runs_on_folds_are_told_beside_the_rows(board):
+    for index in (0, 1):
+        add_fold(board, index)
+    found = reviewed(board)
+    assert found.problems == ()
+    assert "without rows of their own: baseline-mlp.s0.f0 (new) and baseline-mlp.s0.f1 (new)." in found.text
+    assert "No row comes or changes." in found.text
+
+
+def test_failed_fold_is_told_as_such(board):
+    run = add_fold(board, 2)
+    kept = ("schema", "name", "seed", "fold", "run_id", "identity", "protocol", "suite", "data", "environment")
+    failure = {"reason": "out of memory", "message": "does not fit"}
+    failed = {key: run[key] for key in kept} | {"kind": "failure", "failure": failure, "timing": {}, "looks": []}
+    records.save(board, failed, None)
+    assert "baseline-mlp seed 0, fold 2: does not fit" in reviewed(board).text
+
+
+def test_an_ensemble_of_folds_that_loses_one_is_changed_and_not_grown():
+    def source(seed, fold):
+        return {"name": "a", "seed": seed, "fold": fold, "run_id": f"{seed}{fold}"}
+
+    before = {"kind": "ensemble", "identity": {}, "headline": "none", "members": [source(0, f) for f in range(3)]}
+    before["figures"] = {"PrivateTest": {"none": {"accuracy": 0.5}}}
+    assert changes._grown(before, before | {"members": [source(0, 2), source(1, 0)]}) is None
+    grown = before | {"members": [source(s, f) for s in (0, 1) for f in range(3)]}
+    assert changes._grown(before, grown) == "built anew: 6 members where it had 3 (50.00 %)"
 
 
 def test_failed_run_may_finish(board):

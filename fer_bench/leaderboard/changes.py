@@ -195,7 +195,7 @@ def _grown(old: Record, new: Record) -> str | None:
     """Say that a vote was built anew because it has more members now, or None where that is not what happened."""
     if not old["kind"] == new["kind"] == "ensemble":
         return None
-    before, after = ({(m["name"], m["seed"]): m["run_id"] for m in record["members"]} for record in (old, new))
+    before, after = ({records.stem_of(m): m["run_id"] for m in record["members"]} for record in (old, new))
     same = _apart_from(old, "members", "views") == _apart_from(new, "members", "views")
     if same and old["headline"] == new["headline"] and before.items() < after.items():
         had = old["figures"]["PrivateTest"][old["headline"]]["accuracy"]

@@ -20,7 +20,7 @@ from fer_bench.leaderboard.markdown import (
 )
 from fer_bench.leaderboard.proof import Examined
 from fer_bench.leaderboard.rows import TEST, Board, Record, Row
-from fer_bench.records.identity import stem
+from fer_bench.records import stem_of
 
 JUDGES = ("fer_bench/", ".github/", ".ci/", "pyproject.toml", "Makefile")
 """What decides this very check: a reviewer should know that a pull request changes it."""
@@ -40,7 +40,7 @@ def review(examined: Examined, judged: Judged, diff: Diff) -> Review:
     problems = (*judged.problems, *examined.problems)
     blocks = [_head(diff, problems), _bullets(problems), _difference(examined.difference)]
     if examined.content:
-        blocks += [_rows(examined.content, judged), _pairs(examined.content, judged)]
+        blocks += [_rows(examined.content, judged), _folds(examined.content, judged), _pairs(examined.content, judged)]
     blocks += [_failures(examined, judged), _remarks(diff, judged)]
     text = "\n\n".join(block for block in blocks if block) + "\n"
     return Review(text.encode(errors="backslashreplace").decode(), problems)  # names of files may be no UTF-8
@@ -74,7 +74,7 @@ def _touched(board: Board, judged: Judged) -> list[Row]:
 
 def _what(record: Record, judged: Judged) -> str | None:
     """What happened to a record, None where nothing did."""
-    return judged.touched.get(stem(record["name"], record["seed"]))
+    return judged.touched.get(stem_of(record))
 
 
 def _rows(board: Board, judged: Judged) -> str:
@@ -96,6 +96,13 @@ def _row(board: Board, row: Row, judged: Judged) -> list[str]:
         tables.seeds(row),
         _story(row, judged),
     ]
+
+
+def _folds(board: Board, judged: Judged) -> str:
+    """The runs on folds that were added or changed, which have no rows."""
+    told = [(stem_of(record), _what(record, judged)) for record in board.records if record["kind"] == "fold"]
+    found = listing([f"{stem} ({what})" for stem, what in told if what])
+    return f"Runs on folds of Training, without rows of their own: {found}." if found else ""
 
 
 def _story(row: Row, judged: Judged) -> str:
@@ -143,7 +150,7 @@ def _pair(row: Row, other: Row) -> list[str]:
 
 def _failures(examined: Examined, judged: Judged) -> str:
     found = examined.content.failures if examined.content else ()
-    lines = [f"{r['name']} seed {r['seed']}: {r['failure']['message']}" for r in found if _what(r, judged)]
+    lines = [f"{tables.run_title(r)}: {r['failure']['message']}" for r in found if _what(r, judged)]
     return f"### Failed runs\n\n{_bullets(tuple(lines))}" if lines else ""
 
 

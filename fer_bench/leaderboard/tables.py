@@ -291,6 +291,11 @@ def failures(found: Sequence[Record]) -> str:
     return table(head, rows)
 
 
+def run_title(record: Record) -> str:
+    """Name, seed and fold of a run."""
+    return f"{record['name']} seed {_seed_and_fold(record)}"
+
+
 def _seed_and_fold(record: Record) -> str:
     if record["seed"] is None:
         return NOTHING
