@@ -22,6 +22,7 @@ from fer_bench.ensemble import outoffold
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
 from fer_bench.leaderboard import page, proof, rows
+from fer_bench.leaderboard.mistakes import examine
 from fer_bench.suite.progress import Display
 from fer_bench.suite.votes import run_ensembles
 
@@ -413,3 +414,8 @@ def test_a_seed_that_was_trained_otherwise_is_found_among_folds(board):
     assert any(
         "b.s1.f0: differs from b.s0 in more than its seed: member.image_size" in line for line in problems(board)
     )
+
+
+def test_training_is_no_part_to_look_for_errors_in(standing):
+    with pytest.raises(UserError, match="--part Training: bag stores PublicTest, PrivateTest"):
+        examine(standing, "bag", "Training")

@@ -44,8 +44,9 @@ def examine(
         UserError: an unknown row, part or view set.
     """
     record, board = records.called(folder, name), read(folder)
-    if part not in record["figures"]:
-        raise UserError(f"--part {part}: {record['name']} stores {', '.join(record['figures'])}")
+    parts = [stored for stored in record["figures"] if stored in (VALIDATION, TEST)]
+    if part not in parts:
+        raise UserError(f"--part {part}: {record['name']} stores {', '.join(parts)}")
     if view and view not in record["views"]:
         raise UserError(f"--view {view}: {record['name']} stores {', '.join(record['views'])}")
     found = of_record(board, record, part, view)
