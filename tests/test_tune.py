@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import OperationalError
 
 from fer_bench import config, tune
 from fer_bench.errors import UserError
 from fer_bench.tune import alive, budget, display, families, figures, report, result, space, storage, suitefile, worker
-from fer_bench.tune.claims import claim
+from fer_bench.tune.claims import claim, reap
 from fer_bench.tune.space import Dimension, Space
 from fer_bench.tune.study import choose_pruner, make_pruner, opened
 
@@ -480,6 +481,38 @@ def test_a_worker_that_was_given_up_for_dead_leaves_its_trial_alone(tmp_path):
     assert work(plan, late) == "done"
     with opened(plan) as this:
         assert budget.tally(this.trials()) == budget.Tally(complete=1, lost=1)
+
+
+def test_a_storage_that_is_away_for_a_while_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "PATIENCE", (0, 0))
+    answers = [OperationalError("SELECT", {}, Exception("server closed the connection"))] * 2
+    ask = worker.claim
+
+    def claim_later(*args):
+        if answers:
+            raise answers.pop()
+        return ask(*args)
+
+    monkeypatch.setattr(worker, "claim", claim_later)
+    plan = plan_of(tmp_path, 1)
+    assert work(plan) == "done"
+    answers += [OperationalError("SELECT", {}, Exception("server closed the connection"))] * 3
+    with pytest.raises(UserError, match=r"does not answer \(.*server closed"):
+        work(dataclasses.replace(plan, budget=tune.Budget(2)))
+
+
+def test_a_trial_that_ends_while_the_dead_are_looked_for_is_left_alone(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, 2)
+    with opened(plan) as this, contextlib.ExitStack() as held:
+        found = claim(this, time.time(), held)
+        assert not isinstance(found, str)
+        trials = this.trials()
+        this.study.tell(found[0], 0.5)
+        monkeypatch.setattr(type(this), "trials", lambda self: trials)  # as they were a moment ago
+        reap(this)
+    monkeypatch.undo()
+    with opened(plan) as this:
+        assert budget.tally(this.trials()) == budget.Tally(complete=1)
 
 
 # ---- the end

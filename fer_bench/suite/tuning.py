@@ -170,7 +170,7 @@ def _makes(ground: Ground, workers: int) -> list[Callable[[], tune.Objective]]:
 
 def _introduce(this: Any, rows: Rows, request: Request, display: Display) -> None:
     plan, counts = this.plan, tally(this.trials())
-    there = "new" if not (counts.ended + counts.running) else f"{counts.ended} trials ended, {counts.running} running"
+    there = "new" if not (counts.ended + counts.running) else f"trials ended: {counts.ended}, running: {counts.running}"
     display.say(f"study {plan.name} in {plan.place.shown}: {there}")
     if there == "new":
         for line in tune.others(this):

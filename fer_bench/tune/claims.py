@@ -87,8 +87,10 @@ def reap(this: Opened) -> None:
     import optuna
 
     for trial in this.trials():
-        if trial.state.name == "RUNNING" and not _is_worked_on(this, trial):
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
+        if trial.state.name != "RUNNING":
+            continue
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):  # it ended meanwhile
+            if not _is_worked_on(this, trial):
                 this.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 try_again(this.study, trial)
     with warnings.catch_warnings():

@@ -132,8 +132,8 @@ def _event(plan: Plan, trial: "FrozenTrial", word: str) -> str:
     notes = trial.user_attrs.get("notes", {})
     took = duration(trial.user_attrs.get("seen", 0.0) - trial.user_attrs.get("started", 0.0))
     if word == "running":
-        again = f", once more as trial {trial.user_attrs['retry_of']}" if "retry_of" in trial.user_attrs else ""
-        return f"begins{again}: {point(plan, trial)}"
+        before = trial.user_attrs.get("retry_of")
+        return f"{'begins' if before is None else f'goes on with trial {before}'}: {point(plan, trial)}"
     if word == "complete":
         return f"has {percent(trial.value)} after {took}"
     if word == "pruned":

@@ -169,6 +169,14 @@ def close(storage: "BaseStorage") -> None:
         engine.dispose()
 
 
+def outages() -> tuple[type[Exception], ...]:
+    """What is raised where a storage does not answer, which may pass."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    return StorageInternalError, InterfaceError, OperationalError
+
+
 def reason(place: Place, error: BaseException) -> str:
     """The first line of an exception, without the storage's password."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]

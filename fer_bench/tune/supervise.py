@@ -1,6 +1,7 @@
 """Local workers: started, watched, replaced when they die, stopped together."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from fer_bench.tune import storage
 from fer_bench.tune.budget import MOST_FAILURES
 from fer_bench.tune.claims import Verdict, reap
 from fer_bench.tune.study import Opened, Plan
-from fer_bench.tune.worker import Objective, work
+from fer_bench.tune.worker import Objective, patiently, work
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -73,12 +74,12 @@ def supervise(
                 verdicts += [verdict] if verdict else []
                 if verdict is None:
                     died += 1
-                    with storage.locked(this.plan.place, this.plan.name):
-                        reap(this)
+                    patiently(functools.partial(_reap, this))
                     if not asked and died < MOST_FAILURES:
                         with _threads(len(makes)):
                             workers.append(_start(this.plan, worker.make, since))
-            show(this.trials())
+            with contextlib.suppress(*storage.outages()):  # the workers wait for it, and say so
+                show(this.trials())
     finally:
         for worker in workers:
             worker.process.kill()
@@ -86,6 +87,11 @@ def supervise(
     if died >= MOST_FAILURES:
         return "failures"
     return max(verdicts, key=RANK.index, default="stopped")
+
+
+def _reap(this: Opened) -> None:
+    with storage.locked(this.plan.place, this.plan.name):
+        reap(this)
 
 
 def _start(plan: Plan, make: Make, since: float) -> Worker:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
+from fer_bench.tune import storage
 from fer_bench.tune.claims import Verdict, beat, claim, put_back
 from fer_bench.tune.space import Values, values_of
 from fer_bench.tune.study import Opened, Plan, key_of, opened
@@ -77,18 +79,39 @@ Objective = Callable[[Attempt], Outcome]
 
 
 def work(plan: Plan, objective: Objective, since: float, should_stop: Callable[[], bool]) -> Verdict:
-    """Work on a study until its budget is spent, and say why there is nothing left."""
+    """Work on a study until its budget is spent, and say why there is nothing left.
+
+    Raises:
+        UserError: a storage that cannot be used, or did not answer for about a minute.
+    """
+    misses = 0
     with opened(plan) as this:
         while not should_stop():
-            with contextlib.ExitStack() as held:
-                found = claim(this, since, held)
-                if found == "wait":
-                    time.sleep(POLL)
-                elif isinstance(found, str):
-                    return found
-                else:
-                    _run(this, *found, objective, should_stop)
+            try:
+                verdict = _turn(this, objective, since, should_stop)
+                misses = 0
+            except storage.outages() as error:
+                if misses == len(PATIENCE):
+                    reason = storage.reason(plan.place, error)
+                    raise UserError(f"--storage {plan.place.shown}: does not answer ({reason})") from None
+                time.sleep(PATIENCE[misses])
+                misses += 1
+                continue
+            if verdict == "wait":
+                time.sleep(POLL)
+            elif verdict is not None:
+                return verdict
     return "stopped"
+
+
+def _turn(this: Opened, objective: Objective, since: float, should_stop: Callable[[], bool]) -> Verdict | None:
+    """Claim a point and work on it, or say why there is none."""
+    with contextlib.ExitStack() as held:
+        found = claim(this, since, held)
+        if isinstance(found, str):
+            return found
+        _run(this, *found, objective, should_stop)
+    return None
 
 
 def _run(
@@ -184,13 +207,10 @@ def _beating(this: Opened, trial_id: int) -> Iterator[None]:
 
 def patiently(action: Callable[[], None]) -> None:
     """Do something that needs the storage, again for a minute where it does not answer."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import OperationalError
-
     for seconds in PATIENCE:
         try:
             return action()
-        except (StorageInternalError, OperationalError):
+        except storage.outages():
             time.sleep(seconds)
     return action()
 
