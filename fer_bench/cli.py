@@ -418,6 +418,48 @@ def _print_submitted(record: dict[str, Any]) -> None:
 
 
 @app.command()
+def pack(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="rows, or NAME.s1 for one seed; default: all")
+    ] = None,
+    board: Board = Path("benchmark"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="the file")] = Path("runs/records.zip"),
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", help="a row whose trained weights go along; repeatable")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Put the finished records of a board, failures too, into one small file for `fer-bench unpack`."""
+    from fer_bench import pack as packing
+
+    done = packing.pack(board, output, names=names or (), weights=weights or (), runs_dir=runs_dir)
+    for line in done.left_out:
+        typer.echo(f"left out: {line}", err=True)
+    typer.echo(f"{output}: {len(done.titles)} records, {done.size / 1e6:.1f} MB: {', '.join(done.titles)}")
+    raise typer.Exit(FAILED if done.left_out else DONE)
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what `fer-bench pack` wrote on another machine")],
+    board: Board = Path("benchmark"),
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Verify a file of packed records, take those that are new into the board, and render the leaderboard."""
+    from fer_bench import leaderboard as rendering
+    from fer_bench import pack as packing
+
+    verdicts = packing.unpack(file, board, runs_dir=runs_dir)
+    for verdict in verdicts:
+        typer.echo(f"{verdict.state:8} {verdict.title}{f': {verdict.why}' if verdict.why else ''}")
+    counts = {state: sum(v.state == state for v in verdicts) for state in ("new", "known", "refused")}
+    typer.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
+    if board.is_dir():
+        typer.echo(f"board: {rendering.write(board, rendering.board_file(board))}")
+    raise typer.Exit(FAILED if counts["refused"] else DONE)
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="a row's name, or NAME.s1 for another seed than its lowest")],
     b: Annotated[str, typer.Argument(metavar="B", help="the row to compare it with")],

@@ -12,7 +12,8 @@ PACKAGE = Path(fer_bench.__file__).parent
 # fmt: off
 ORDER = [
     "errors", "files", "config", "data", "toyfaces", "splits", "audit", "augment", "models", "train", "predict",
-    "records", "metrics", "ensemble", "diagnosis", "tune", "leaderboard", "submit", "compare", "suite",
+    "records", "metrics", "ensemble", "diagnosis", "tune", "leaderboard", "submit", "compare", "pack",
+    "suite",
     "cli",
 ]
 # fmt: on

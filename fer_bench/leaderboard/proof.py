@@ -51,6 +51,25 @@ def record_problems(board: Path) -> list[str]:
     return [line for lines in among for line in lines]
 
 
+def joining_problems(board: Path, record: Record, others: list[Record]) -> list[str]:
+    """List what is wrong with one record of a board beside ``others``, scored ones that are known to hold."""
+    problems = records.verify(board, record, metrics.figures)
+    if problems or record["kind"] == "failure":
+        return problems
+    same_data = [other for other in others if other["data"]["digest"] == record["data"]["digest"]]
+    same_name = [other for other in others if other["name"] == record["name"]]
+    sources = {stem_of(source) for source in record.get("members", [])}
+    fitted = [other for other in same_data if "Training" in other["figures"]][:1]
+    folds = [other for other in others if stem_of(other) in sources or other in [*same_name, *fitted]]
+    among = (
+        _other_labels(board, [*same_data[:1], record]),
+        _seed_problems([*same_name, record]),
+        fold_problems(board, [*folds, record]),
+        _vote_problems(board, [record], others),
+    )
+    return [line for lines in among for line in lines]
+
+
 def _other_data(scored: list[Record]) -> Iterator[str]:
     """Yield the records that were not made on the data of most records, and those without a test part."""
     own = _own_data(scored)
@@ -106,9 +125,9 @@ def _without_seed(*pair: Record) -> list[dict[str, Any]]:
     return [{**each, "fold": None, "member": {**each.get("member", {}), "views": None}} for each in found]
 
 
-def _vote_problems(board: Path, scored: list[Record]) -> Iterator[str]:
-    """Yield the ensembles that are not the vote of their members."""
-    known = {stem_of(record): record for record in scored}
+def _vote_problems(board: Path, scored: list[Record], others: list[Record] | None = None) -> Iterator[str]:
+    """Yield the ensembles that are not the vote of their members, which are among them or ``others``."""
+    known = {stem_of(record): record for record in [*(others or []), *scored]}
     for record in scored:
         if record["kind"] == "ensemble":
             yield from (f"{stem_of(record)}: {problem}" for problem in _vote(board, record, known))

@@ -14,19 +14,21 @@ from fer_bench.records.check import verify
 from fer_bench.records.contents import CLASSES, as_stored, probabilities_sha256, rows_sha256
 from fer_bench.records.identity import changed_settings, conflict, differing_keys, run_id, settings, stem_of, units
 from fer_bench.records.schema import SCHEMA, TRAINED, WHOLE
-from fer_bench.records.store import arrays, called, find, load, load_all, remove, save, stray_files
+from fer_bench.records.store import adopt, arrays, called, files, find, load, load_all, remove, save, stray_files
 
 __all__ = [
     "CLASSES",
     "SCHEMA",
     "TRAINED",
     "WHOLE",
+    "adopt",
     "arrays",
     "as_stored",
     "called",
     "changed_settings",
     "conflict",
     "differing_keys",
+    "files",
     "find",
     "load",
     "load_all",

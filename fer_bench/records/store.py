@@ -126,6 +126,19 @@ def _unpacked(npz: Path, data: bytes) -> dict[str, np.ndarray]:
         raise UserError(f"{npz}: is no readable .npz ({reason}); restore it, or delete both and run again") from error
 
 
+def adopt(board: Path, other: Path, record: Record) -> Path:
+    """Copy a record's two files from another board byte for byte, as ``save`` would write them; the JSON's path."""
+    (path, npz), (their_path, their_npz) = (_paths(folder, stem_of(record)) for folder in (board, other))
+    _replace(path, their_path.read_bytes(), npz, None if record["kind"] == "failure" else their_npz.read_bytes())
+    return path
+
+
+def files(board: Path, record: Record) -> dict[str, Path]:
+    """Return the files of a record by their path relative to the board."""
+    kept = _paths(board, stem_of(record))[: 1 if record["kind"] == "failure" else 2]
+    return {path.relative_to(board).as_posix(): path for path in kept}
+
+
 def stray_files(board: Path) -> list[str]:
     """List what a crash left in ``results`` and ``predictions`` and no record owns, relative to the board."""
     owned = set()
