@@ -99,17 +99,27 @@ def run(
     offline: Offline = False,
     force: Annotated[bool, typer.Option("--force", help="do finished runs again")] = False,
     skip_bad_rows: SkipBadRows = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="runs at once on the device, each in its own process")] = 1,
+    time_budget: Annotated[
+        str | None,
+        typer.Option("--time-budget", help="take the runs that fit into 90, 9m or 1h30m; a later call goes on"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run, with time and memory")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
 ) -> None:
     """Train, score and vote what SUITE asks for, then render the leaderboard. Finished runs are skipped."""
     _set_offline(offline)
+    from fer_bench.suite.budget import Budget, seconds_of
+
+    budget = None if time_budget is None else Budget(seconds_of(time_budget))
     from fer_bench.suite import stages
     from fer_bench.suite.plan import Options
     from fer_bench.suite.progress import Display
 
     options = Options(
-        data_dir, output_dir, runs_dir, tuple(dict.fromkeys(seed or ())), device, limit, force, skip_bad_rows
+        *(data_dir, output_dir, runs_dir, tuple(dict.fromkeys(seed or ())), device, limit, force, skip_bad_rows),
+        jobs=jobs,
+        budget=budget,
     )
     display = Display()
     if dry_run:
@@ -173,7 +183,7 @@ def _print_outcome(outcome: Any) -> None:
     for name, why in outcome.withheld.items():
         _print(f"withheld: {name}: {why}")
     for title, why in outcome.left.items():
-        _print(f"left: {title}: {why}; the same command goes on when that is done")
+        _print(f"left: {title}: {why}; the same command goes on with it later")
     _print(f"board: {outcome.board_file}")
 
 
@@ -203,6 +213,9 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
     missing = sorted({row["unavailable"] for row in rows if row["unavailable"] and row["state"] != "done"})
     total = sum(row.get("seconds", 0) for row in rows if _state_of(row) != "no weights")
     _print(table, *missing, f"estimated time of what can start: {duration(total)}")
+    later = [_title(row) for row in rows if not row.get("fits", True)]
+    if later:
+        _print(f"one by one, the budget leaves for a later call: {', '.join(later)}")
 
 
 def _state_of(row: dict[str, Any]) -> str:

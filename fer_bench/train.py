@@ -102,6 +102,11 @@ class Progress:
     entry: dict[str, float] | None = None
     """The history's line of an epoch that has just ended."""
 
+    @property
+    def steps_made(self) -> tuple[int, int]:
+        """Steps of the whole run: made, and in all."""
+        return (self.epoch - 1) * self.steps + self.step, self.epochs * self.steps
+
 
 @dataclass(frozen=True)
 class Fitted:

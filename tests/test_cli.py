@@ -105,6 +105,7 @@ def test_unlabelled_rows_cannot_be_scored(call, suite, tmp_path):
     [
         (("run", "none.yaml"), "no such file"),
         (("run", "tiny.yaml", "--device", "gpu"), "--device"),
+        (("run", "tiny.yaml", "--time-budget", "9x"), "--time-budget"),
         (("leaderboard", "--board", "none"), "no such folder"),
         (("predict", "none.png", "--model", "x"), "no such file"),
         (("data", "check", "none"), "none"),

@@ -320,7 +320,8 @@ def test_arrays_that_lie_about_their_size_are_refused(packed, tmp_path, home):
 
 
 def test_an_interrupted_unpacking_is_finished_by_the_next(packed, home, monkeypatch):
-    real, calls = records.adopt, []
+    real = records.adopt
+    calls: list = []
 
     def dies(board, other, record):
         if board == home and len(calls) == 1:

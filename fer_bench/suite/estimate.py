@@ -1,54 +1,223 @@
-"""A guess of each run's time and memory, from one short step on the machine that would do it."""
+"""A guess of each run's time and memory: from runs of the same network here, else from a few steps of it."""
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
+from fer_bench import records
 from fer_bench.augment import PASSES
 from fer_bench.config import Member
-from fer_bench.models import build, place
-from fer_bench.suite.plan import Run
-from fer_bench.train import autocast, choose_precision
+from fer_bench.models import Network, build, place
+from fer_bench.suite.members import Setting, environment
+from fer_bench.suite.plan import Run, share_left
+from fer_bench.train import autocast, choose_precision, make_optimizer
 
-PROBE_IMAGES = {"cpu": 8, "cuda": 64}
+PROBE_IMAGES = {"cpu": 8, "cuda": 128}
 FORWARD_SHARE = 0.35
 """A forward pass as a share of a training step, for the validation and the scoring."""
+START_SECONDS = 2.0
+"""Building a network, reading and writing its weights."""
 
 
-def rows(plan: Sequence[Run], counts: dict[str, int], device: torch.device) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Measured:
+    """What a few steps of a network on a device told."""
+
+    parameters: int
+    image_seconds: float
+    """Forward and backward pass of one image."""
+    step_seconds: float
+    """What a step costs besides, whatever its batch: the optimizer and the averaged weights."""
+    image_bytes: int
+    """Activations that one image keeps for the backward pass."""
+
+
+def rows(setting: Setting, plan: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a run; each distinct network is measured once, and finished runs are not measured."""
-    measured: dict[str, tuple[int, float, int]] = {}
-    found = []
-    for run in plan:
-        row = {"name": run.member.name, "seed": run.seed, "backbone": run.member.backbone, "state": run.state}
-        row |= {"fold": run.fold.index} if run.fold else {}
-        row |= {"image_size": run.member.image_size, "unavailable": run.unavailable}
-        if run.state != "done":
-            key = f"{run.member.backbone} {run.member.image_size} {run.member.options} {run.member.train.precision}"
-            if key not in measured:
-                measured[key] = _measure(run.member, device)
-            row |= _scale(run.member, *measured[key], counts, len(run.fold.held) if run.fold else 0)
-        found.append(row)
-    return found
+    forecast = Forecast(setting)
+    return [_row(run, forecast) for run in plan]
 
 
-def _measure(member: Member, device: torch.device) -> tuple[int, float, int]:
-    """(parameters, seconds an image in training, bytes of activations an image)."""
+def _row(run: Run, forecast: "Forecast") -> dict[str, Any]:
+    row = {"name": run.member.name, "seed": run.seed, "backbone": run.member.backbone, "state": run.state}
+    row |= {"fold": run.fold.index} if run.fold else {}
+    row |= {"image_size": run.member.image_size, "unavailable": run.unavailable}
+    if run.state == "done":
+        return row
+    measured = forecast.measured(run.member)
+    return row | {
+        "parameters": measured.parameters,
+        "seconds": round(forecast.seconds(run), 3),
+        "bytes": _bytes(run.member, measured),
+    }
+
+
+def _bytes(member: Member, measured: Measured) -> int:
+    """Weights, gradients, optimizer and average beside a batch's activations."""
+    train = member.train
+    copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
+    return 4 * measured.parameters * copies + int(1.3 * measured.image_bytes * train.batch_size)
+
+
+def _network(member: Member) -> str:
+    """What runs that take equally long a step have in common."""
+    train = member.train
+    options = sorted(member.options.items())
+    how = train.precision, train.batch_size, train.optimizer, bool(train.ema)
+    return f"{member.backbone} {member.image_size} {options} {how}"
+
+
+@dataclass
+class Forecast:
+    """Seconds that runs take here. Each network is measured when it is asked for, unless a run of it is known.
+
+    Where ``jobs`` runs share the device and none has shown yet how fast it goes then, each is taken to need as many
+    times longer on a CPU, and half of that on a GPU, most of which one small network leaves idle.
+    """
+
+    setting: Setting
+    jobs: int = 1
+    measure: Callable[[Member, torch.device], Measured] | None = None
+    finished: set[str] = field(default_factory=set)
+    """Ids of the runs that the board has."""
+    _measured: dict[str, Measured] = field(default_factory=dict)
+    _unit: dict[str, float] = field(default_factory=dict)
+    """Network -> seconds a unit of work, by runs of this call or of the board."""
+    _ratios: dict[str, float] = field(default_factory=dict)
+    """Network -> how many times longer it took than it was measured to."""
+
+    def __post_init__(self) -> None:
+        """Learn from the runs that this machine has done for the board."""
+        here = environment(self.setting.device) | {"jobs": self.jobs}
+        for record in records.load_all(self.setting.board):
+            if record["kind"] not in records.TRAINED:
+                continue
+            self.finished.add(record["run_id"])
+            there = {"jobs": 1, **record["environment"]}
+            if all(there.get(key) == here[key] for key in ("hardware", "device", "jobs")):
+                member = Member(name=record["name"], **record["identity"]["member"])
+                of = (record["identity"].get("fold") or {}).get("of")
+                held = record["data"]["counts"]["Training"] // of if of else 0
+                spent = sum(record["timing"].get(key) or 0.0 for key in ("train_seconds", "predict_seconds"))
+                self._unit[_network(member)] = spent / self._work(member, held)
+
+    def known(self, run: Run) -> float | None:
+        """Say how long a run will take where that needs no measuring; 0 where nothing is to be trained."""
+        if run.state == "done" or run.unavailable or (run.state != "redo" and run.run_id in self.finished):
+            return 0.0
+        is_known = _network(run.member) in self._measured or _network(run.member) in self._unit
+        return self.seconds(run) if is_known else None
+
+    def seconds(self, run: Run) -> float:
+        """Say how long the training and scoring of a run will take from where it is."""
+        images = self.setting.facts["counts"]["Training"] - _held(run)
+        return START_SECONDS + self._whole(run) * share_left(self.setting.options, run, images)
+
+    def learn(self, run: Run, seconds: float, share: float) -> None:
+        """Note that ``share`` of a run's work takes so long."""
+        if seconds > 0 and share > 0:
+            key, whole = _network(run.member), seconds / share
+            self._unit[key] = whole / self._work(run.member, _held(run))
+            if key in self._measured:
+                self._ratios[key] = whole / self._promised(run)
+
+    def measured(self, member: Member) -> Measured:
+        """Measure a network, once."""
+        key = _network(member)
+        if key not in self._measured:
+            self._measured[key] = (self.measure or measure)(member, self.setting.device)
+        return self._measured[key]
+
+    def _whole(self, run: Run) -> float:
+        if unit := self._unit.get(_network(run.member)):
+            return unit * self._work(run.member, _held(run))
+        crowd = self.jobs if self.setting.device.type == "cpu" else (1 + self.jobs) / 2
+        return self._promised(run) * (statistics.median(self._ratios.values()) if self._ratios else crowd)
+
+    def _promised(self, run: Run) -> float:
+        found, train = self.measured(run.member), run.member.train
+        steps = max(1, (self.setting.facts["counts"]["Training"] - _held(run)) // train.batch_size) * train.epochs
+        return found.image_seconds * self._work(run.member, _held(run)) + found.step_seconds * steps
+
+    def _work(self, member: Member, held: int) -> float:
+        """Images that a run trains on, and those that it scores by what they cost; ``held`` are out of its fold."""
+        counts = self.setting.facts["counts"]
+        public, private = counts["PublicTest"], counts["PrivateTest"]
+        passes = sum(PASSES[view] for view in member.views)
+        scored = public * member.train.epochs + (public + private + held) * passes
+        return (counts["Training"] - held) * member.train.epochs + FORWARD_SHARE * scored
+
+
+def _held(run: Run) -> int:
+    """Rows of Training that a run scores and does not fit on."""
+    return len(run.fold.held) if run.fold else 0
+
+
+def measure(member: Member, device: torch.device) -> Measured:
+    """Run a few steps of a network from scratch, of as many images as fit."""
     network = build(member, None)
     precision = choose_precision(network, member, device)
-    module = place(network.module, device).train()
-    n = PROBE_IMAGES.get(device.type, 8)
-    x = torch.zeros(n, network.channels, network.side, network.side, device=device)
+    place(network.module, device).train()
+    images = min(PROBE_IMAGES.get(device.type, 8), max(2, member.train.batch_size))
+    while True:
+        try:
+            return _measured(network, member, device, precision, images)
+        except torch.OutOfMemoryError:
+            if images <= 2:
+                raise
+        images //= 2
+        torch.cuda.empty_cache()
+
+
+def _measured(network: Network, member: Member, device: torch.device, precision: str, images: int) -> Measured:
+    x = torch.zeros(images, network.channels, network.side, network.side, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
-    half = _step(module, x[: n // 2], precision)[1]
-    (_, whole), (seconds, _) = _step(module, x, precision), _step(module, x, precision)
-    return network.parameters, seconds / n, max(0, whole - half) // (n - n // 2)
+    half, whole = (_kept(network.module, part, precision) for part in (x[: images // 2], x))
+    image_seconds = min(_seconds(device, lambda: _pass(network.module, x, precision)) for _ in range(2)) / images
+    optimizer = make_optimizer(network, member.train)
+    optimizer.step()  # makes its state
+    update = _update(network.module, optimizer, member)
+    step_seconds = min(_seconds(device, update) for _ in range(2))
+    kept = max(0, whole - half) // (images - images // 2)
+    return Measured(network.parameters, image_seconds, step_seconds, kept)
 
 
-def _step(module: torch.nn.Module, x: torch.Tensor, precision: str) -> tuple[float, int]:
-    """Forward and backward once; seconds, and the bytes that autograd kept in between, parameters left out."""
+def _update(module: nn.Module, optimizer: torch.optim.Optimizer, member: Member) -> Callable[[], None]:
+    from timm.utils import ModelEmaV3
+
+    ema = ModelEmaV3(module, decay=member.train.ema) if member.train.ema else None
+
+    def update() -> None:
+        optimizer.step()
+        if ema is not None:
+            ema.update(module)
+
+    return update
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _pass(module: nn.Module, x: torch.Tensor, precision: str) -> None:
+    with autocast(x.device, precision):
+        loss = module(x).float().square().mean()
+    loss.backward()
+
+
+def _kept(module: nn.Module, x: torch.Tensor, precision: str) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass, parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -58,30 +227,6 @@ def _step(module: torch.nn.Module, x: torch.Tensor, precision: str) -> tuple[flo
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(x.device, precision):
-        start = time.perf_counter()
-        loss = module(x).float().square().mean()
-    loss.backward()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter() - start, sum(kept.values())
-
-
-def _scale(
-    member: Member, parameters: int, seconds: float, kept: int, counts: dict[str, int], held: int
-) -> dict[str, Any]:
-    """From one image to the whole run: weights, gradients, optimizer and average beside a batch's activations.
-
-    ``held`` rows of Training are scored and not fitted on.
-    """
-    train = member.train
-    copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
-    public, private = counts["PublicTest"], counts["PrivateTest"]
-    passes = sum(PASSES[view] for view in member.views)
-    scored = public * train.epochs + (public + private + held) * passes
-    fitted = counts["Training"] - held
-    return {
-        "parameters": parameters,
-        "seconds": round(seconds * (fitted * train.epochs + FORWARD_SHARE * scored), 3),
-        "bytes": 4 * parameters * copies + int(1.3 * kept * train.batch_size),
-    }
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _pass(module, x, precision)
+    return sum(kept.values())

@@ -147,7 +147,7 @@ def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict
         "passes": {view: PASSES[view] for view in run.member.views},
         "figures": figures,
         "history": fitted.history,
-        "environment": environment(setting.device) | {"precision": fitted.precision, "micro_batch": fitted.micro_batch},
+        "environment": _environment(setting) | {"precision": fitted.precision, "micro_batch": fitted.micro_batch},
         "timing": {
             "train_seconds": round(fitted.seconds, 1),
             "predict_seconds": round(time.monotonic() - start, 1),
@@ -202,7 +202,7 @@ def _model(run: Run, network: Network) -> dict[str, Any]:
 def save_failure(setting: Setting, run: Run, reason: str, message: str) -> dict[str, Any]:
     """Record that a run failed and why; a finished record of the same name is left as it is."""
     record = _base(setting, run, "failure", []) | {
-        "environment": environment(setting.device),
+        "environment": _environment(setting),
         "timing": {},
         "failure": {"reason": reason, "message": " ".join(message.split())[:300]},
     }
@@ -229,6 +229,12 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _environment(setting: Setting) -> dict[str, str | int | bool | None]:
+    """Where a run was made; runs beside it on the device make its times longer."""
+    jobs = setting.options.jobs
+    return environment(setting.device) | ({"jobs": jobs} if jobs > 1 else {})
 
 
 @functools.cache

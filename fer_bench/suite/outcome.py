@@ -11,7 +11,7 @@ class Outcome:
 
     records: list[dict[str, Any]] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)  # ensemble -> why there is no such record
-    left: dict[str, str] = field(default_factory=dict)  # run -> why it was left to another process
+    left: dict[str, str] = field(default_factory=dict)  # run -> why it was left: another process is at it, or the time
     board_file: Path | None = None
     stopped: bool = False
 

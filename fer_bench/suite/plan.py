@@ -1,19 +1,22 @@
 """Suite + options -> the runs it asks for, each with its identity, and what is finished already."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fer_bench import data, records, splits, toyfaces
 from fer_bench.config import Member, Suite, identity_of
 from fer_bench.data import Faces
 from fer_bench.errors import UserError
 from fer_bench.models import Weights, build, find_weights, probe
+from fer_bench.suite.budget import Budget
 from fer_bench.suite.folds import Fold, members_and_folds
-from fer_bench.train import derive
+from fer_bench.train import derive, load_checkpoint
 
 SEMANTICS = 1
 """Raise when the same configuration would train to other weights than before; it is part of every identity."""
@@ -31,6 +34,8 @@ class Options:
     limit: int | None = None
     force: bool = False
     skip_bad_rows: bool = False
+    jobs: int = 1
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,23 @@ def checkpoint_path(options: Options, run_id: str) -> Path:
 def weights_path(runs_dir: Path, run_id: str) -> Path:
     """Where a finished run's weights are."""
     return runs_dir / "weights" / f"{run_id}.safetensors"
+
+
+def share_left(options: Options, run: Run, images: int) -> float:
+    """The share of a run's steps over ``images`` that its checkpoint leaves; 1 where there is none."""
+    path = checkpoint_path(options, run.run_id)
+    if run.state != "resume" or not path.is_file():
+        return 1.0
+    epoch, step = _reached(path, path.stat().st_mtime_ns)
+    steps = max(1, images // run.member.train.batch_size)
+    return max(0.0, 1 - (epoch * steps + step) / (steps * run.member.train.epochs))
+
+
+@functools.lru_cache
+def _reached(checkpoint: Path, written: int) -> tuple[int, int]:
+    """Epoch and step of a checkpoint as it was at the time ``written``."""
+    held = load_checkpoint(checkpoint, torch.device("cpu"))
+    return (held["epoch"], held["step"]) if held else (0, 0)
 
 
 def make_plan(

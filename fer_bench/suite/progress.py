@@ -90,5 +90,5 @@ class _Bar:
             f"epoch {where.epoch}/{where.epochs}  loss {where.loss():.4f}  {self.accuracy}"
             f"{where.images_per_second:.0f} images/s  {duration(where.seconds_left)} left"
         )
-        done = (where.epoch - 1) * where.steps + where.step
-        self.bar.update(self.task, total=where.epochs * where.steps, completed=done, facts=facts)
+        done, total = where.steps_made
+        self.bar.update(self.task, total=total, completed=done, facts=facts)

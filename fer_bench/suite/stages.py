@@ -9,23 +9,16 @@ from fer_bench import leaderboard, records
 from fer_bench.config import Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.models import find_weights
-from fer_bench.suite import estimate
+from fer_bench.suite import estimate, parallel
+from fer_bench.suite.estimate import Forecast
 from fer_bench.suite.folds import cuts
-from fer_bench.suite.members import Setting, chosen_by, pick_device, run_member
+from fer_bench.suite.members import Setting, chosen_by, pick_device, run_member, save_failure
 from fer_bench.suite.outcome import Outcome, score_line
-from fer_bench.suite.plan import (
-    Options,
-    Run,
-    board_of,
-    checkpoint_path,
-    data_facts,
-    load_faces,
-    make_plan,
-    renewed,
-)
-from fer_bench.suite.progress import Display
-from fer_bench.suite.turns import claimed
+from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
+from fer_bench.suite.progress import Display, duration
+from fer_bench.suite.schedule import Schedule
 from fer_bench.suite.votes import build_all, refuse_taken_names
+from fer_bench.suite.work import Work
 from fer_bench.train import StoppedError, keep_freed_memory
 
 
@@ -63,10 +56,11 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
         _refuse_unwritable(options.runs_dir / folder)
     _refuse_unwritable(setting.board / "results")
     outcome = Outcome()
-    taken = _work(setting, plan, outcome, should_stop, display)
+    forecast = Forecast(setting, options.jobs) if options.budget else None
+    taken = _work(setting, plan, forecast, outcome, should_stop, display)
     if taken and not outcome.stopped:
         display.say("once more to the runs that another process was at")
-        _work(setting, taken, outcome, should_stop, display)
+        _work(setting, taken, forecast, outcome, should_stop, display)
     if outcome.stopped:
         return outcome
     build_all(setting.board, suite, outcome, display, force=options.force, seeds=options.seeds)
@@ -76,30 +70,42 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
 
 
 def _work(
-    setting: Setting, plan: Sequence[Run], outcome: Outcome, should_stop: Callable[[], bool], display: Display
+    setting: Setting,
+    plan: Sequence[Run],
+    forecast: Forecast | None,
+    outcome: Outcome,
+    should_stop: Callable[[], bool],
+    display: Display,
 ) -> list[Run]:
-    """Finish run after run into ``outcome``; returns those that another process is at."""
-    taken = []
-    for number, this in enumerate(plan, start=1):
-        place = f"[{number}/{len(plan)}] {this.title}"
-        with claimed(setting.options.runs_dir, this.run_id) as other:
-            if other and this.state != "done":
-                display.say(f"{place}: {other}; going on with the next")
-                outcome.left[this.title] = str(other)
-                taken.append(this)
+    """Finish the runs that time allows into ``outcome``; returns those that another process is at."""
+    schedule = Schedule(list(plan), setting.options.budget, forecast)
+    work = Work(setting, plan, schedule, outcome, should_stop, display)
+    _one_by_one(work) if setting.options.jobs == 1 else parallel.train(work, without_training)
+    for this, seconds in () if outcome.stopped else schedule.left(plan):
+        about = "" if seconds is None else f", about {duration(seconds)}"
+        display.say(f"{this.title}: left for a later call{about}")
+        outcome.left[this.title] = f"the time is up{about}"
+    return work.taken
+
+
+def _one_by_one(work: Work) -> None:
+    while (this := work.schedule.take()) is not None:
+        with work.turn(this) as now:
+            if now is None:
                 continue
-            now = this if this.state in ("done", "redo") else renewed(this, setting.options, setting.board)
-            outcome.left.pop(this.title, None)
-            display.say(f"{place}: {_state_in_words(now, setting.options)}")
             try:
-                if should_stop():
+                if work.should_stop():
                     raise StoppedError
-                outcome.records.append(_finish(setting, now, should_stop, display))
+                record = _finish(work, now)
+                work.outcome.records.append(record)
+                work.schedule.note_finished(now, record)
             except StoppedError:
-                display.say(f"stopped; {this.title} goes on where it is with the same command")
-                outcome.stopped = True
-                return []
-    return taken
+                if work.should_stop():
+                    work.display.say(f"stopped; {this.title} goes on where it is with the same command")
+                    work.outcome.stopped = True
+                    return
+                work.display.say(f"{this.title}: stopped at a checkpoint, out of time")
+                work.schedule.give_back(now)
 
 
 def _refuse_unwritable(folder: Path) -> None:
@@ -112,23 +118,29 @@ def _refuse_unwritable(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
 
 
-def _finish(setting: Setting, this: Run, should_stop: Callable[[], bool], display: Display) -> dict[str, Any]:
+def _finish(work: Work, this: Run) -> dict[str, Any]:
+    if (record := without_training(work.setting, this, work.display)) is not None:
+        return record
+    with work.display.training(this.title) as report:
+        watch = work.schedule.watch(this, report)
+        record = run_member(work.setting, this, lambda: work.should_stop() or watch.must_stop(), watch)
+    work.display.say(f"  {score_line(record)}")
+    return record
+
+
+def without_training(setting: Setting, this: Run, display: Display) -> dict[str, Any] | None:
+    """The record of a run that is done, that another name has, or that cannot start; None where it must be trained."""
     if this.state == "done":
         existing = records.find(setting.board, *this.key)
         assert existing is not None
         return existing
     twin = _same_run(setting, this)
-    if twin is not None:
-        display.say(f"  the same run as {twin['name']}: its record is taken over")
-        arrays = records.arrays(setting.board, twin)
-        kept = {key: value for key, value in twin.items() if key != "tuned"} | chosen_by(this.member)
-        return records.load(
-            records.save(setting.board, kept | {"name": this.member.name, "suite": setting.suite}, arrays)
-        )
-    with display.training(this.title) as report:
-        record = run_member(setting, this, should_stop, report)
-    display.say(f"  {score_line(record)}")
-    return record
+    if twin is None:
+        return save_failure(setting, this, "infrastructure", this.unavailable) if this.unavailable else None
+    display.say(f"  the same run as {twin['name']}: its record is taken over")
+    arrays = records.arrays(setting.board, twin)
+    kept = {key: value for key, value in twin.items() if key != "tuned"} | chosen_by(this.member)
+    return records.load(records.save(setting.board, kept | {"name": this.member.name, "suite": setting.suite}, arrays))
 
 
 def _same_run(setting: Setting, this: Run) -> dict[str, Any] | None:
@@ -139,26 +151,19 @@ def _same_run(setting: Setting, this: Run) -> dict[str, Any] | None:
     return next((record for record in same if record["kind"] in records.TRAINED), None)
 
 
-def _state_in_words(this: Run, options: Options) -> str:
-    if this.unavailable and this.state != "done":
-        return f"cannot start: {this.unavailable}"
-    if this.state == "done" and checkpoint_path(options, this.run_id).is_file():
-        return "done already; --force was stopped while doing it again, and goes on with that"
-    words = {
-        "new": "training",
-        "resume": "going on from its checkpoint",
-        "done": "done already",
-        "retry": "failed before, trying again",
-        "redo": "done already, doing it again (--force)",
-    }
-    return words[this.state]
-
-
 def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, Any]]:
-    """What ``run`` would do, as rows: name, seed, state, parameters, seconds, bytes. Nothing is downloaded."""
+    """What ``run`` would do, as rows: name, seed, state, parameters, seconds, bytes; ``fits`` within a budget.
+
+    Nothing is downloaded.
+    """
     keep_freed_memory()
     _, setting, plan = prepare(path, options, display, fetch=False)
-    return estimate.rows(plan, setting.facts["counts"], setting.device)
+    rows = estimate.rows(setting, plan)
+    left = options.budget.seconds if options.budget else 0.0
+    for row in rows if options.budget else ():
+        row["fits"] = row.get("seconds", 0.0) <= left
+        left -= row.get("seconds", 0.0) if row["fits"] else 0.0
+    return rows
 
 
 def fetch_weights(path: Path) -> Sequence[tuple[str, str]]:

@@ -1,0 +1,82 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fer_bench import records
+from fer_bench.config import Member, Train
+from fer_bench.suite import estimate
+from fer_bench.suite.plan import Options, Run, checkpoint_path
+
+COUNTS = {"Training": 1000, "PublicTest": 100, "PrivateTest": 200}
+MEMBER = Member(
+    name="m", backbone="baseline:mlp", pretrained=False, views=("none", "flip"), train=Train(epochs=3, batch_size=64)
+)
+WORK = 3 * 1000 + 0.35 * (3 * 100 + 3 * (100 + 200))  # epochs and their validation, then three passes over both parts
+
+
+def setting(tmp_path) -> Any:
+    options = Options(runs_dir=tmp_path)
+    return SimpleNamespace(board=tmp_path, facts={"counts": COUNTS}, device=torch.device("cpu"), options=options)
+
+
+def run(member=MEMBER, state="new", seed=0):
+    return Run(member, seed, None, {"seed": seed, "name": member.name}, state)
+
+
+def measure(member, device):
+    return estimate.Measured(10, 0.01, 0.5, 100)
+
+
+def whole(promised):
+    return pytest.approx(estimate.START_SECONDS + promised)
+
+
+def test_a_run_takes_its_images_and_its_steps(tmp_path):
+    forecast = estimate.Forecast(setting(tmp_path), measure=measure)
+    assert forecast.known(run()) is None
+    assert forecast.seconds(run()) == whole(0.01 * WORK + 0.5 * 3 * 15)  # 15 full batches of 64 in 1000
+    assert forecast.known(run()) == forecast.seconds(run())
+    assert forecast.known(run(state="done")) == 0
+
+
+def test_jobs_share_a_processor_until_one_shows_its_speed(tmp_path):
+    forecast = estimate.Forecast(setting(tmp_path), jobs=4, measure=measure)
+    promised = 0.01 * WORK + 0.5 * 45
+    assert forecast.seconds(run()) == whole(4 * promised)
+    forecast.learn(run(), seconds=promised, share=0.5)  # it takes twice as long as promised
+    assert forecast.seconds(run(seed=1)) == whole(2 * promised)
+    other = MEMBER.model_copy(update={"image_size": 64})
+    assert forecast.seconds(run(other)) == whole(2 * promised)  # what one network shows corrects the others
+
+
+def test_a_checkpoint_leaves_the_rest_of_the_steps(tmp_path):
+    path = checkpoint_path(Options(runs_dir=tmp_path), run().run_id)
+    path.parent.mkdir()
+    torch.save({"epoch": 1, "step": 3}, path)
+    forecast = estimate.Forecast(setting(tmp_path), measure=measure)
+    left = forecast.seconds(run(state="resume")) - estimate.START_SECONDS
+    assert left == pytest.approx((0.01 * WORK + 0.5 * 45) * (45 - 15 - 3) / 45)
+    path.write_bytes(b"damaged")
+    assert forecast.seconds(run(state="resume")) == forecast.seconds(run())
+
+
+def test_the_board_knows_what_this_machine_has_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "environment", lambda device: {"hardware": "this one", "device": "cpu"})
+    record = {"kind": "member", "name": "m", "run_id": "a", "timing": {"train_seconds": 60.0, "predict_seconds": 6.0}}
+    record |= {"identity": {"member": MEMBER.model_dump(mode="json", exclude={"name"})}}
+    for hardware, expected in (("this one", 66.0), ("another", 0.01 * WORK + 0.5 * 45)):
+        found = record | {"environment": {"hardware": hardware, "device": "cpu"}}
+        monkeypatch.setattr(records, "load_all", lambda board, found=found: [found])
+        forecast = estimate.Forecast(setting(tmp_path), measure=measure)
+        assert forecast.seconds(run()) == whole(expected)
+        assert forecast.finished == {"a"}
+
+
+def test_a_network_is_measured_on_its_device():
+    found = estimate.measure(MEMBER, torch.device("cpu"))
+    assert found.parameters == 48 * 48 * 120 + 120 + 120 * 84 + 84 + 84 * 7 + 7
+    assert found.image_seconds > 0
+    assert found.step_seconds > 0
+    assert found.image_bytes == 4 * (120 + 84 + 7)  # the layers' outputs in fp32
