@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DELETE_ON_ERROR:
-.PHONY: help venv quick test postgres lint typecheck check ci clean
+.PHONY: help venv quick test postgres lint typecheck check speed ci clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -34,8 +34,12 @@ lint: $(INSTALLED_DEV)  ## check style and format
 typecheck: $(INSTALLED_DEV)  ## check types
 	$(BIN)/mypy
 
-check: $(INSTALLED)  ## verify every record and leaderboard.md
+check: $(INSTALLED)  ## verify every record, leaderboard.md and README's speed section
 	$(BIN)/fer-bench leaderboard --check
+	$(BIN)/python benchmark/speed --check
+
+speed: $(INSTALLED)  ## measure the ratios of README's speed section on this machine, about an hour on two CPU cores
+	$(BIN)/python benchmark/speed
 
 ci: test lint typecheck check  ## all that a pull request must pass
 

