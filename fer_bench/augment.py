@@ -1,7 +1,9 @@
 """Batch in, batch out: per-sample random changes of training images, and the fixed views of test images.
 
 Everything works on gray images (B, 1, S, S) in [0, 1] at the native side, before upscaling, which is cheaper than
-warping upscaled images. Each random function takes its generator; nothing here touches a global one.
+warping upscaled images. Each random function takes its generator; nothing here touches a global one. What is drawn for
+a batch is worked out beside the generator, which is on the CPU, and goes to a GPU in one copy: small steps cost more to
+launch there than to do.
 """
 
 import math
@@ -17,10 +19,9 @@ PASSES = {"none": 1, "flip": 2}
 """Forward passes an image of each view set. none: the image; flip: the image and its mirror, weights 1/2 and 1/2."""
 
 
-def uniform(n: int, low: float, high: float, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw ``n`` numbers from [low, high) on the generator's device and hand them over to ``device``; (n,)."""
-    drawn = torch.rand(n, generator=generator, device=generator.device)
-    return (low + (high - low) * drawn).to(device, non_blocking=True)
+def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Draw ``n`` numbers from [low, high) on the generator's device; (n,)."""
+    return low + (high - low) * torch.rand(n, generator=generator, device=generator.device)
 
 
 def augment(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
@@ -40,24 +41,27 @@ def warp(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
         generator: the source of the draws.
     """
     n, device = len(x), x.device
-    sign = torch.where(uniform(n, 0, 1, generator, device) < how.flip, -1.0, 1.0)
+    is_mirrored = uniform(n, 0, 1, generator) < how.flip
     if not (how.shift or how.rotate or how.scale):
-        return torch.where(sign.view(-1, 1, 1, 1) < 0, x.flip(-1), x)
-    angle = uniform(n, -how.rotate, how.rotate, generator, device) * (math.pi / 180)
-    zoom = 1 / (1 + uniform(n, -how.scale, how.scale, generator, device))
-    shift = 2 * torch.stack([uniform(n, -how.shift, how.shift, generator, device) for _ in range(2)], dim=1)
+        return torch.where(is_mirrored.view(-1, 1, 1, 1).to(device, non_blocking=True), x.flip(-1), x)
+    sign = torch.where(is_mirrored, -1.0, 1.0)
+    angle = uniform(n, -how.rotate, how.rotate, generator) * (math.pi / 180)
+    zoom = 1 / (1 + uniform(n, -how.scale, how.scale, generator))
+    shift = 2 * torch.stack([uniform(n, -how.shift, how.shift, generator) for _ in range(2)], dim=1)
     cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
     rows = torch.stack([sign * cos, -sign * sin, sin, cos], dim=1).view(n, 2, 2)
     matrix = torch.cat([rows, shift.unsqueeze(2)], dim=2)  # (B, 2, 3)
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    grid = F.affine_grid(matrix.to(device, non_blocking=True), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def shade(x: Tensor, brightness: float, contrast: float, generator: torch.Generator) -> Tensor:
     """Scale each image about its own mean by 1 +- ``contrast``, add +- ``brightness``, clip to [0, 1]."""
-    n, shape = len(x), (-1, 1, 1, 1)
-    factor = 1 + uniform(n, -contrast, contrast, generator, x.device).view(shape)
-    offset = uniform(n, -brightness, brightness, generator, x.device).view(shape)
+    n = len(x)
+    drawn = torch.stack(
+        [1 + uniform(n, -contrast, contrast, generator), uniform(n, -brightness, brightness, generator)]
+    )
+    factor, offset = drawn.view(2, n, 1, 1, 1).to(x.device, non_blocking=True)
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return ((x - mean) * factor + mean + offset).clamp(0, 1)
 
@@ -67,15 +71,16 @@ def erase(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
 
     Its area is 2 to 25 % of the image, its height to width ratio 0.3 to 3.3.
     """
-    n, side, device = len(x), x.shape[-1], x.device
-    area = uniform(n, 0.02, 0.25, generator, device)
-    ratio = torch.exp(uniform(n, math.log(0.3), math.log(3.3), generator, device))
-    chosen = uniform(n, 0, 1, generator, device) < probability
-    inside = [
-        _span(size.clamp(max=1), uniform(n, 0, 1, generator, device), side)
+    n, side = len(x), x.shape[-1]
+    area = uniform(n, 0.02, 0.25, generator)
+    ratio = torch.exp(uniform(n, math.log(0.3), math.log(3.3), generator))
+    chosen = uniform(n, 0, 1, generator) < probability
+    spans = [
+        _span(size.clamp(max=1), uniform(n, 0, 1, generator), side) & chosen.unsqueeze(1)
         for size in (torch.sqrt(area * ratio), torch.sqrt(area / ratio))
     ]
-    mask = inside[0].unsqueeze(2) & inside[1].unsqueeze(1) & chosen.view(-1, 1, 1)  # (B, S, S)
+    rows, columns = torch.stack(spans).to(x.device, non_blocking=True)  # (B, S) each
+    mask = rows.unsqueeze(2) & columns.unsqueeze(1)  # (B, S, S)
     return torch.where(mask.unsqueeze(1), x.mean(dim=(1, 2, 3), keepdim=True), x)
 
 
@@ -96,7 +101,7 @@ def mix(x: Tensor, target: Tensor, mixup: float, cutmix: float, generator: torch
         cutmix: the same for pasting a rectangle; with both on, each batch uses either at even odds.
         generator: the source of the draws.
     """
-    partner = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+    partner = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device, non_blocking=True)
     use_cutmix = cutmix > 0 and (mixup == 0 or _number(generator) < 0.5)
     share = _beta(cutmix if use_cutmix else mixup, generator)
     if not use_cutmix:

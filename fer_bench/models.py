@@ -6,6 +6,7 @@ installed weight package, else from the hub.
 """
 
 import difflib
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -432,9 +433,15 @@ def to_input(gray: Tensor, network: Network) -> Tensor:
     if gray.shape[-1] != network.side:
         smaller = network.side < gray.shape[-1]
         gray = F.interpolate(gray, size=(network.side,) * 2, mode="bilinear", align_corners=False, antialias=smaller)
-    shape = (1, network.channels, 1, 1)
-    mean, std = (torch.tensor(v, device=gray.device).view(shape) for v in (network.mean, network.std))
+    mean, std = (_by_channel(values, gray.device) for values in (network.mean, network.std))
     return ((gray - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@functools.lru_cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Values as (1, C, 1, 1) on a device, kept there: to send them in every step would wait for a GPU every time."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def parameter_groups(network: Network, train: Train) -> list[dict[str, Any]]:

@@ -150,7 +150,8 @@ def choose_precision(network: Network, member: Member, device: torch.device) -> 
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        with torch.cuda.device(device):  # older GPUs emulate bf16, slowly
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
         return "fp32"
     return _remembered(network, member)
@@ -240,9 +241,7 @@ def fit(
     """
     state = _start(job, engine)
     if checkpoint is not None:
-        held = load_checkpoint(checkpoint, engine.device)
-        if held is not None:
-            restore(state, held)
+        _go_on(state, checkpoint, engine.device)
     data = torch.from_numpy(job.images).to(engine.device), torch.from_numpy(job.labels).to(engine.device)
     weight = torch.from_numpy(class_weights(job.labels, job.member.train.class_weights)).to(engine.device)
     try:
@@ -254,6 +253,13 @@ def fit(
         raise
     module = state.ema.module if state.ema is not None else state.module
     return Fitted(module, state.history, state.seconds, state.micro_batch, engine.precision)
+
+
+def _go_on(state: State, checkpoint: Path, device: torch.device) -> None:
+    """Put the checkpoint, where there is one, into ``state``; its tensors are freed on return."""
+    held = load_checkpoint(checkpoint, device)
+    if held is not None:
+        restore(state, held)
 
 
 def _start(job: Job, engine: Engine) -> State:
@@ -288,14 +294,16 @@ def _epoch(
     order_seed = torch.Generator().manual_seed(derive(job.seed, state.epoch, "order"))
     order = torch.randperm(len(job.images), generator=order_seed).to(engine.device)
     images, labels = data
+    averaging = None if state.ema is None else Averaging.of(state.ema, state.module)
     saved = last = time.monotonic()
     while state.step < job.steps:
         if should_stop():
             raise StoppedError
         rows = order[state.step * train.batch_size : (state.step + 1) * train.batch_size]
         done = state.epoch * job.steps + state.step
+        factor = lr_factor(train, done, total)
         for group in state.optimizer.param_groups:
-            group["lr"] = train.lr * group["lr_scale"] * lr_factor(train, done, total)
+            group["lr"] = train.lr * group["lr_scale"] * factor
         generator = torch.Generator().manual_seed(derive(job.seed, state.epoch, state.step, "augment"))
         gray = augment(to_gray(images[rows]), job.member.augment, generator)
         target = F.one_hot(labels[rows], CLASSES).float()
@@ -303,13 +311,13 @@ def _epoch(
             gray, target = mix(gray, target, train.mixup, train.cutmix, generator)
         torch.manual_seed(derive(job.seed, state.epoch, state.step, "dropout"))
         _step(state, engine, to_input(gray, job.network), target, weight, train)
-        if state.ema is not None:
-            state.ema.update(state.module, step=done + 1)
+        if averaging is not None:
+            averaging.update(done + 1)
         state.step += 1
-        now = time.monotonic()
-        state.epoch_seconds, last = state.epoch_seconds + now - last, now
         if state.step % CHECK_STEPS == 0 or state.step == job.steps:
             _refuse_divergence(state)
+        now = time.monotonic()
+        state.epoch_seconds, last = state.epoch_seconds + now - last, now
         report(_progress(job, state))
         if checkpoint is not None and now - saved > CHECKPOINT_SECONDS:
             save(state, checkpoint)
@@ -321,14 +329,45 @@ def _epoch(
     report(replace(where, entry=entry))
 
 
+def is_full(error: Exception) -> bool:
+    """Whether an error means that memory is full: the libraries below torch have words of their own for it."""
+    words = "out of memory", "can't allocate memory", "ALLOC_FAILED"
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """timm's average of a network, its tensors looked up once an epoch instead of in every step."""
+
+    ema: Any
+    averages: list[Tensor]
+    values: list[Tensor]
+    counts: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, ema: Any, module: nn.Module) -> "Averaging":
+        """Pair the tensors of an average with those of its network."""
+        pairs = list(zip(ema.module.state_dict().values(), module.state_dict().values(), strict=True))
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        still = [pair for pair in pairs if not pair[0].is_floating_point()]
+        return cls(ema, [average for average, _ in moving], [value for _, value in moving], still)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the network's values after a step, counted from 1, into the average; counters are copied."""
+        torch._foreach_lerp_(self.averages, self.values, weight=1.0 - self.ema.get_decay(step))
+        if self.counts:
+            torch._foreach_copy_([own for own, _ in self.counts], [theirs for _, theirs in self.counts])
+
+
 def _step(state: State, engine: Engine, x: Tensor, target: Tensor, weight: Tensor, train: Train) -> None:
     """One optimizer step on a batch, in micro-batches that are halved while they do not fit into memory."""
     while True:
         try:
             loss = _backward(state, engine, x, target, weight, train.label_smoothing)
             break
-        except torch.OutOfMemoryError:
-            if state.micro_batch <= 2:
+        except RuntimeError as error:
+            if state.micro_batch <= 2 or not is_full(error):
                 raise
         state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()

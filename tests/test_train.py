@@ -102,11 +102,16 @@ def test_micro_batches_add_up_to_the_batch(micro_batch):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_full_memory_halves_the_micro_batch(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("too large"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")],
+    ids=["torch", "cudnn"],
+)
+def test_full_memory_halves_the_micro_batch(monkeypatch, error):
     class Small(BaselineMLP):
         def forward(self, x):
             if self.training and len(x) > 6:
-                raise torch.OutOfMemoryError("too large")
+                raise error
             return super().forward(x)
 
     monkeypatch.setattr("fer_bench.models.BASELINES", {"mlp": Small})
@@ -135,6 +140,23 @@ def test_ema_is_scored_instead_of_the_last_weights():
     slow = train.fit(job(epochs=1, ema=0.999), ENGINE)
     last = train.fit(job(epochs=1), ENGINE)
     assert bits(slow) != bits(last)
+
+
+def test_the_average_is_that_of_timm():
+    from timm.utils import ModelEmaV3
+
+    module = job(backbone="resnet10t").network.module
+    theirs, ours = (ModelEmaV3(module, decay=0.9, use_warmup=True) for _ in range(2))
+    averaging = train.Averaging.of(ours, module)
+    for step in range(1, 5):
+        module.train()(torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(step)))
+        with torch.no_grad():
+            for p in module.parameters():
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(step)))
+        theirs.update(module, step=step)
+        averaging.update(step)
+    expected, found = (ema.module.state_dict() for ema in (theirs, ours))
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine"])

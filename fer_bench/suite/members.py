@@ -28,7 +28,18 @@ from fer_bench.suite import looks
 from fer_bench.suite.environment import processor, software
 from fer_bench.suite.folds import fitting_rows, held_out_rows
 from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
-from fer_bench.train import DivergedError, Engine, Fitted, Job, Progress, StoppedError, choose_precision, derive, fit
+from fer_bench.train import (
+    DivergedError,
+    Engine,
+    Fitted,
+    Job,
+    Progress,
+    StoppedError,
+    choose_precision,
+    derive,
+    fit,
+    is_full,
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,7 @@ def run_member(
     except Exception as error:  # one run's trouble, whatever it is, must not take the rest of the suite with it
         if os.environ.get("FER_BENCH_DEBUG"):
             raise
-        full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        reason, message = "out of memory" if full else "infrastructure", f"{type(error).__name__}: {error}"
+        reason, message = "out of memory" if is_full(error) else "infrastructure", f"{type(error).__name__}: {error}"
         return save_failure(setting, run, reason, message)  # the checkpoint stays for the next try
     _drop_checkpoint(setting, run)
     return save_failure(setting, run, reason, message)
