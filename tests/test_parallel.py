@@ -14,6 +14,8 @@ from fer_bench.suite.plan import Options
 from fer_bench.suite.progress import Display
 from fer_bench.suite.stages import run
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 SUITE = """
 suite: tiny
 data: toyfaces

@@ -68,14 +68,14 @@ def test_suite_comes_back_to_a_run_that_another_process_finished_or_gave_up(tmp_
     held.enter_context(claimed(tmp_path / "runs", plan_of(tmp_path)[0].run_id))
     real, trained = stages._finish, []
 
-    def finish(setting, this, should_stop, display):
+    def finish(work, this):
         trained.append((this.member.name, this.state))
         if len(trained) == 1:  # while the other run is trained here, the first one comes to its end elsewhere
             for file in ("results/mlp.s0.json", "predictions/mlp.s0.npz") if finished else ():
                 (board(tmp_path) / file).parent.mkdir(exist_ok=True)
                 shutil.copy(elsewhere / "tiny-limit70" / file, board(tmp_path) / file)
             held.close()
-        return real(setting, this, should_stop, display)
+        return real(work, this)
 
     monkeypatch.setattr(stages, "_finish", finish)
     outcome, _ = heard(tmp_path)
