@@ -202,9 +202,14 @@ def test_an_ensemble_of_folds_that_loses_one_is_changed_and_not_grown():
 
     before = {"kind": "ensemble", "identity": {}, "headline": "none", "members": [source(0, f) for f in range(3)]}
     before["figures"] = {"PrivateTest": {"none": {"accuracy": 0.5}}}
-    assert changes._grown(before, before | {"members": [source(0, 2), source(1, 0)]}) is None
+    assert (
+        changes._grown(
+            before, before | {"members": [source(0, 2), source(1, 0), *map(source, [1] * 3, range(1, 4))]}, set()
+        )
+        is None
+    )
     grown = before | {"members": [source(s, f) for s in (0, 1) for f in range(3)]}
-    assert changes._grown(before, grown) == "built anew: 6 members where it had 3 (50.00 %)"
+    assert changes._grown(before, grown, set()) == "built anew: 6 members where it had 3 (50.00 %)"
 
 
 def test_failed_run_may_finish(board):
@@ -243,6 +248,25 @@ def test_record_may_store_more_views_beside_all_that_it_had(board):
     found = judged(board)
     assert found.problems == ()
     assert found.touched == {"baseline-mlp.s0": "stores more views: shift"}
+
+
+def test_ensemble_follows_a_member_that_stores_more_views(board):
+    *others, old = members_of(board, "lite0-96", "resnet18-scratch")
+    stored = records.arrays(board, old)
+    more = {f"{part}/shift": stored[f"{part}/none"] for part in ("PublicTest", "PrivateTest")}
+    views = ["none", "shift", "flip"]
+    identity = old["identity"] | {"member": old["identity"]["member"] | {"views": views}}
+    wide = old | {"identity": identity, "run_id": records.run_id(identity), "views": views}
+    wide |= {"passes": old["passes"] | {"shift": 5}}
+    wide |= {"figures": {part: found | {"shift": found["none"]} for part, found in old["figures"].items()}}
+    records.save(board, wide, stored | more)
+    add_vote(board, "vote", [*others, wide])
+    found = judged(board)
+    assert found.problems == ()
+    assert found.touched["vote"] == "follows its members, which store more views"
+    add_member(board, "other", 1.0)
+    add_vote(board, "vote", [others[0], wide, *members_of(board, "other")])
+    assert judged(board).problems[0].startswith("vote: changed")
 
 
 @pytest.mark.parametrize("what", ["probabilities", "headline", "looks", "training"])

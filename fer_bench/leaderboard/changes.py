@@ -1,8 +1,9 @@
 """Which changes of a board a pull request may make: rows are added, and nothing that stands is taken away or altered.
 
-A row that stands may change in four ways, since none of them takes anything back: a failed run is done again, a vote
-is built anew because its members grew in number, a record stores more view sets beside the ones that it had, and the
-page and its figures follow from the records. Everything else is a problem, and a maintainer's to decide.
+A row that stands may change in four ways, since none of them takes anything back: a failed run is done again, an
+ensemble is built anew because its members grew in number, a record stores more view sets beside the ones that it had
+(and an ensemble of it follows), and the page and its figures follow from the records. Everything else is a problem,
+and a maintainer's to decide.
 """
 
 import io
@@ -18,12 +19,13 @@ import numpy as np
 from fer_bench import audit, records
 from fer_bench.leaderboard import published
 from fer_bench.leaderboard.gitdiff import Diff
+from fer_bench.records import stem_of
 from fer_bench.records.schema import broken
 
 KIB = 1024
 LIMITS = {
     "results/*.json": 256 * KIB,
-    "predictions/*.npz": 2048 * KIB,
+    "predictions/*.npz": 4096 * KIB,
     "figures/*.svg": 1024 * KIB,
     audit.FILE: 256 * KIB,
     published.FILE: 256 * KIB,
@@ -33,6 +35,7 @@ LIMITS = {
 MOST = 32 * 1024 * KIB
 """Bytes that one pull request may add or change."""
 MOST_LETTERS = 100  # of a difference between two records
+MORE_VIEWS = "stores more views"
 
 Record = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -50,15 +53,16 @@ class Judged:
 def judge(board: Path, diff: Diff) -> Judged:
     """Judge every changed file of a board; the records themselves are the business of ``proof``."""
     problems = [*_file_problems(board, diff), *_ignored(diff), *_other_removals(diff)]
-    notes, touched = list(_other_changes(board, diff)), {}
-    for stem in sorted(_stems(diff)):
-        wrong, what = _judge_record(board, diff, stem)
+    touched: dict[str, str] = {}
+    for stem in sorted(_stems(diff), key=lambda stem: (_is_ensemble(board, stem), stem)):  # members first
+        widened = {known for known, what in touched.items() if what.startswith(MORE_VIEWS)}
+        wrong, what = _judge_record(board, diff, stem, widened)
         if wrong:
             problems.append(f"{stem}: {what}")
         else:
             touched[stem] = what
     problems += _earlier_seeds(diff, touched)
-    return Judged(tuple(problems), tuple(notes), touched)
+    return Judged(tuple(problems), tuple(_other_changes(board, diff)), touched)
 
 
 # ---- files
@@ -152,8 +156,11 @@ def _stems(diff: Diff) -> set[str]:
     return {stem for path in diff.changes if (stem := _stem(path)) is not None}
 
 
-def _judge_record(board: Path, diff: Diff, stem: str) -> tuple[bool, str]:
-    """Whether a change of a record is a problem, and what it is, in words."""
+def _judge_record(board: Path, diff: Diff, stem: str, widened: set[str]) -> tuple[bool, str]:
+    """Whether a change of a record is a problem, and what it is, in words.
+
+    ``widened`` are the file stems of the records that were found to store more views.
+    """
     old = _parsed(diff.before(f"results/{stem}.json"))
     text = _bytes(board / "results" / f"{stem}.json")
     if text is None:
@@ -165,7 +172,7 @@ def _judge_record(board: Path, diff: Diff, stem: str) -> tuple[bool, str]:
         return False, "new"
     if old["kind"] == "failure":
         return False, f"failed before ({old['failure']['reason']}), now {'again' if _failed(new) else 'finished'}"
-    what = _grown(old, new) or _widened(board, diff, stem, old, new)
+    what = _grown(old, new, widened) or _widened(board, diff, stem, old, new, widened)
     if what:
         return False, what
     return True, f"changed ({_differences(old, new)}); rows stay as they are: bring it back, or choose another name"
@@ -187,42 +194,68 @@ def _parsed(text: bytes | None) -> Record | None:
     return found if isinstance(found, dict) and "kind" in found else None
 
 
+def _is_ensemble(board: Path, stem: str) -> bool:
+    found = _parsed(_bytes(board / "results" / f"{stem}.json"))
+    return found is not None and found["kind"] == "ensemble"
+
+
 def _failed(record: Record) -> bool:
     return record["kind"] == "failure"
 
 
-def _grown(old: Record, new: Record) -> str | None:
-    """Say that a vote was built anew because it has more members now, or None where that is not what happened."""
-    if not old["kind"] == new["kind"] == "ensemble":
+def _grown(old: Record, new: Record, widened: set[str]) -> str | None:
+    """Say that an ensemble was built anew because it has more members, or None where that is not what happened."""
+    if not _same_recipe(old, new) or len(new["members"]) == len(old["members"]) or _lost_members(old, new, widened):
         return None
-    before, after = ({records.stem_of(m): m["run_id"] for m in record["members"]} for record in (old, new))
-    same = _apart_from(old, "members", "views") == _apart_from(new, "members", "views")
-    if same and old["headline"] == new["headline"] and before.items() < after.items():
-        had = old["figures"]["PrivateTest"][old["headline"]]["accuracy"]
-        return f"built anew: {len(after)} members where it had {len(before)} ({100 * had:.2f} %)"
-    return None
+    had = old["figures"]["PrivateTest"][old["headline"]]["accuracy"]
+    return f"built anew: {len(new['members'])} members where it had {len(old['members'])} ({100 * had:.2f} %)"
 
 
-def _apart_from(record: Record, *keys: str) -> Record:
-    """Identity of a record without some keys, in a member's settings too."""
-    identity = {key: value for key, value in record["identity"].items() if key not in keys}
+def _same_recipe(old: Record, new: Record) -> bool:
+    """Whether both are ensembles of one method, with its parameters and headline, on the same data."""
+    if not old["kind"] == new["kind"] == "ensemble":
+        return False
+    return _setting(old) == _setting(new) and old["headline"] == new["headline"]
+
+
+def _setting(record: Record) -> Record:
+    """Identity of a record without its members and views, in the settings of a trained run too."""
+    apart = ("members", "views")
+    identity = {key: value for key, value in record["identity"].items() if key not in apart}
     if isinstance(settings := identity.get("member"), dict):
-        identity["member"] = {key: value for key, value in settings.items() if key not in keys}
+        identity["member"] = {key: value for key, value in settings.items() if key not in apart}
     return identity
 
 
-def _widened(board: Path, diff: Diff, stem: str, old: Record, new: Record) -> str | None:
-    """Say that a record stores more view sets beside all that it had, or None where that is not what happened."""
-    kept = ("kind", "name", "seed", "data", "model", "headline", "history", "members", "method", "weights", "chosen")
-    more = [view for view in new.get("views", ()) if view not in old["views"]]
-    same = all(old.get(key) == new.get(key) for key in kept) and _apart_from(old, "views") == _apart_from(new, "views")
-    if not (same and more and old["passes"].items() <= new["passes"].items()):
+def _lost_members(old: Record, new: Record, widened: set[str]) -> bool:
+    """Whether an ensemble has no longer what it had; a run whose record stores more views has another run id."""
+    after = {stem_of(source): source["run_id"] for source in new["members"]}
+    return any(
+        after.get(stem_of(source)) != source["run_id"] and not (stem_of(source) in after and stem_of(source) in widened)
+        for source in old["members"]
+    )
+
+
+def _widened(board: Path, diff: Diff, stem: str, old: Record, new: Record, widened: set[str]) -> str | None:
+    """Say that a record stores more view sets, itself or its members, beside all that it had, or None."""
+    kept = ("kind", "name", "seed", "fold", "data", "model", "headline", "history", "method", "weights", "chosen")
+    more = [view for view in new.get("views", ()) if view not in old.get("views", ())]
+    is_ensemble = _same_recipe(old, new)
+    if old["kind"] not in (*records.TRAINED, "ensemble") or not (more or is_ensemble):
+        return None
+    if any(old.get(key) != new.get(key) for key in kept) or _setting(old) != _setting(new):
+        return None
+    if is_ensemble and (len(old["members"]) != len(new["members"]) or _lost_members(old, new, widened)):
+        return None
+    if not (old["passes"].items() <= new["passes"].items() and all(look in new["looks"] for look in old["looks"])):
         return None
     before = _arrays(diff.before(f"predictions/{stem}.npz"))
     after = _arrays(_bytes(board / "predictions" / f"{stem}.npz"))
-    stand = bool(before) and all(key in after and np.array_equal(before[key], after[key]) for key in before)
-    seen = all(look in new["looks"] for look in old["looks"])
-    return f"stores more views: {', '.join(more)}" if stand and seen else None
+    if not before or any(key not in after or not np.array_equal(before[key], after[key]) for key in before):
+        return None
+    if more:
+        return f"{MORE_VIEWS}: {', '.join(more)}"
+    return "follows its members, which store more views" if old["members"] != new["members"] else None
 
 
 def _arrays(data: bytes | None) -> Arrays:

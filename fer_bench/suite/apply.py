@@ -72,11 +72,16 @@ def find_record(model: str, board: Path) -> dict[str, Any]:
         record = records.load(path)
     else:
         record = records.called(board, model)
+    _require_model(record)
+    return record
+
+
+def _require_model(record: dict[str, Any]) -> None:
+    """Raise a UserError for a record that nothing can be predicted with."""
     if record["kind"] == "external":
         raise UserError(f"{record['name']}: submitted as probabilities, without a model; see {record['source']}")
     if record["kind"] == "failure":
         raise UserError(f"{record['name']}: failed ({record['failure']['reason']}), so it has no weights")
-    return record
 
 
 def _probabilities(
@@ -117,6 +122,7 @@ def _members(record: dict[str, Any], board: Path) -> list[dict[str, Any]]:
         member = records.find(board, source["name"], source["seed"], source.get("fold"))
         if member is None:
             raise UserError(f"{board}: {record['name']} needs {records.stem_of(source)}, which is not there")
+        _require_model(member)
         members.append(member)
     return members
 
