@@ -327,7 +327,7 @@ def test_a_missing_fold_withholds_what_needs_it(board):
     assert record is not None
     records.remove(board, record)
     outcome = run_ensembles(board / "suite.yaml", board, Display(quiet=True), force=True)
-    assert outcome.withheld == ["bag", "weighted", "picked", "stack", "trees"]
+    assert list(outcome.withheld) == ["bag", "weighted", "picked", "stack", "trees"]
     assert [record["name"] for record in outcome.records] == ["calibrated"]
 
 

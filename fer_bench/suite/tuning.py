@@ -230,7 +230,7 @@ def _suite_path(plan: tune.Plan, result: tune.Result, request: Request) -> Path:
         return request.suite_out
     if request.data == "toyfaces":
         return plan.folder / "suite.yaml"
-    path = Path(*HOME) / f"{plan.title}.yaml"
+    path = HOME / f"{plan.title}.yaml"
     if path.is_file() and result.digest not in path.read_text(encoding="utf-8", errors="replace"):
         return path.with_name(f"{plan.title}-{result.digest[:6]}.yaml")
     return path

@@ -112,8 +112,8 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str 
     for line in lines:
         before, _, after = line.partition(" - ")
         point = Path(before.split(" ")[4].replace("\\040", " "))
-        if whole.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), after.split(" ")[0]
+        if whole.is_relative_to(point) and len(point.parents) >= best:
+            best, kind = len(point.parents), after.split(" ")[0]
     return kind
 
 

@@ -16,7 +16,7 @@ from fer_bench.tune.space import Space
 
 SEEDS = (1, 2, 3)
 """Fresh ones: every trial trained with seed 0."""
-HOME = ("suites", "tuned")
+HOME = Path("suites", "tuned")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def suite_text(result: Result, space: Space, facts: Facts) -> str:
     suite = {"suite": f"tuned-{facts.name}", "data": facts.data, "seeds": list(SEEDS), "members": members}
     Suite.model_validate(suite)
     body = yaml.safe_dump(suite, sort_keys=False, default_flow_style=None, width=110)
-    editor = ["# yaml-language-server: $schema=../schema.json", "#"] if facts.path.parts[:-1] == HOME else []
+    editor = ["# yaml-language-server: $schema=../schema.json", "#"] if facts.path.parent == HOME else []
     return "\n".join([*editor, *_head(result, facts, title), body])
 
 
