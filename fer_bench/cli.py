@@ -441,11 +441,12 @@ def pack(
         list[str] | None, typer.Option("--weights", help="a row whose trained weights go along; repeatable")
     ] = None,
     runs_dir: RunsDir = Path("runs"),
+    failures: Annotated[bool, typer.Option(help="take records of failed runs along")] = True,
 ) -> None:
     """Put the finished records of a board, failures too, into one small file for `fer-bench unpack`."""
     from fer_bench import pack as packing
 
-    done = packing.pack(board, output, names=names or (), weights=weights or (), runs_dir=runs_dir)
+    done = packing.pack(board, output, names=names or (), weights=weights or (), runs_dir=runs_dir, failures=failures)
     for line in done.left_out:
         typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{output}: {len(done.titles)} records, {done.size / 1e6:.1f} MB: {', '.join(done.titles)}")

@@ -350,6 +350,21 @@ def test_records_that_do_not_hold_are_not_packed(rented, tmp_path):
     assert done.left_out[0].startswith("one.s0: ")
 
 
+def test_failures_may_stay_where_they_are(rented, tmp_path):
+    done = pack.pack(rented / "tiny", tmp_path / "records.zip", runs_dir=tmp_path, failures=False)
+    assert list(done.titles) == ["one.s0", "two.s0", "vote"]
+
+
+def test_runs_on_folds_arrive_too(tmp_path, home):
+    text = SUITE.split("  - {name: one}")[0] + "  - {name: x, folds: 2, train: {epochs: 1}}"
+    board = go(tmp_path, text)
+    pack.pack(board, tmp_path / "records.zip", runs_dir=tmp_path / "runs")
+    verdicts = pack.unpack(tmp_path / "records.zip", home, runs_dir=home)
+    assert states(verdicts) == dict.fromkeys(["x.s0", "x.s0.f0", "x.s0.f1"], "new")
+    assert files(home) == files(board)
+    assert set(states(pack.unpack(tmp_path / "records.zip", home, runs_dir=home)).values()) == {"known"}
+
+
 def test_commands(rented, tmp_path, monkeypatch, capsys):
     def call(*words):
         monkeypatch.setattr("sys.argv", ["fer-bench", *map(str, words)])

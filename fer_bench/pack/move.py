@@ -27,7 +27,15 @@ class Packed:
     """Bytes of the file."""
 
 
-def pack(board: Path, file: Path, *, names: Sequence[str] = (), weights: Sequence[str] = (), runs_dir: Path) -> Packed:
+def pack(
+    board: Path,
+    file: Path,
+    *,
+    names: Sequence[str] = (),
+    weights: Sequence[str] = (),
+    runs_dir: Path,
+    failures: bool = True,
+) -> Packed:
     """Write the records of a board, or of some names, into one file, with the weights of the rows asked for.
 
     Raises:
@@ -38,6 +46,7 @@ def pack(board: Path, file: Path, *, names: Sequence[str] = (), weights: Sequenc
     everything = records.load_all(board)
     trained = _trained(everything, _called(board, everything, weights))
     chosen = [*(_called(board, everything, names) if names else everything)]
+    chosen = [record for record in chosen if failures or record["kind"] != "failure"]
     chosen += [record for record in trained if record not in chosen]
     problems = {stem_of(record): records.verify(board, record, metrics.figures) for record in chosen}
     whole = [record for record in chosen if not problems[stem_of(record)]]
