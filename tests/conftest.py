@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_bench import toyfaces
+from fer_bench import cli, toyfaces
 from fer_bench.data import Faces
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -29,6 +29,19 @@ def drawn_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toyfaces, "load", functools.cache(toyfaces.load))
         yield
+
+
+@pytest.fixture
+def leaderboard_command(monkeypatch, capsys):
+    """Call ``fer-bench leaderboard`` with words; returns exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["fer-bench", "leaderboard", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

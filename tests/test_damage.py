@@ -9,31 +9,20 @@ import numpy as np
 import pytest
 from test_leaderboard import board, standing  # noqa: F401  (fixtures)
 
-from fer_bench import cli, leaderboard, records
+from fer_bench import leaderboard, records
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["fer-bench", "leaderboard", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def both_ways(call, board):  # noqa: F811
+def both_ways(leaderboard_command, board):  # noqa: F811
     """Render and check a board; returns the line of each."""
 
     def run():
-        code, out, err = call("--board", board)
+        code, out, err = leaderboard_command("--board", board)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
-        checked, found, _ = call("--board", board, "--check")
+        checked, found, _ = leaderboard_command("--board", board, "--check")
         assert checked == 1
         return err.strip(), found.splitlines()
 
@@ -97,14 +86,14 @@ def test_folders_in_place_of_files(both_ways, board, place, problem):  # noqa: F
     assert any(problem in line for line in found)
 
 
-def test_folders_where_the_page_and_figures_belong(call, board):  # noqa: F811
+def test_folders_where_the_page_and_figures_belong(leaderboard_command, board):  # noqa: F811
     (board / "figures" / "old").mkdir()
-    assert call("--board", board)[0] == 0
-    assert "figures/old: no page shows it; delete it" in call("--board", board, "--check")[1]
+    assert leaderboard_command("--board", board)[0] == 0
+    assert "figures/old: no page shows it; delete it" in leaderboard_command("--board", board, "--check")[1]
     (board / "figures" / "old").rmdir()
     (board / "leaderboard.md").unlink()
     (board / "leaderboard.md").mkdir()
-    code, _, err = call("--board", board)
+    code, _, err = leaderboard_command("--board", board)
     assert code == 2
     assert err.strip() == f"fer-bench: {board / 'leaderboard.md'}: Is a directory"
 
@@ -141,7 +130,7 @@ def test_odd_values_in_published_figures(both_ways, board, text):  # noqa: F811
         (("name",), "../escaped"),
     ],
 )
-def test_records_made_by_hand(call, board, keys, value):  # noqa: F811
+def test_records_made_by_hand(leaderboard_command, board, keys, value):  # noqa: F811
     path = board / "results" / "baseline-mlp.s0.json"
     record = json.loads(path.read_text())
     inner = record
@@ -151,7 +140,7 @@ def test_records_made_by_hand(call, board, keys, value):  # noqa: F811
     if isinstance(record["identity"], dict) and value == value:
         record["run_id"] = records.run_id(record["identity"])
     path.write_text(json.dumps(record))
-    code, out, _ = call("--board", board, "--check")
+    code, out, _ = leaderboard_command("--board", board, "--check")
     assert code == 1
     assert "baseline-mlp.s0" in out
     with contextlib.suppress(UserError):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_leaderboard import add_external, add_failure, add_member, add_vote, arrays_at, arrays_of, fill, table_rows
 
-from fer_bench import cli, leaderboard, metrics, records
+from fer_bench import leaderboard, metrics, records
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import changes, gitdiff
 
@@ -447,27 +447,16 @@ def test_git_that_is_not_there_is_one_line(board, monkeypatch):
 # ---- the command and the workflow
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["fer-bench", "leaderboard", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-def test_exit_codes_of_the_command(board, call):
-    assert call("--board", board, "--check", "--base", "main")[0] == 0
+def test_exit_codes_of_the_command(board, leaderboard_command):
+    assert leaderboard_command("--board", board, "--check", "--base", "main")[0] == 0
     remove(board, "baseline-mlp.s0")
-    code, out, err = call("--board", board, "--check", "--base", "main")
+    code, out, err = leaderboard_command("--board", board, "--check", "--base", "main")
     assert (code, err) == (1, "")
     assert "- baseline-mlp.s0: removed" in out
-    code, out, err = call("--board", board, "--base", "main")
+    code, out, err = leaderboard_command("--board", board, "--base", "main")
     assert (code, out) == (2, "")
     assert "--check" in err
-    assert call("--board", board, "--check", "--base", "none")[:2] == (2, "")
+    assert leaderboard_command("--board", board, "--check", "--base", "none")[:2] == (2, "")
 
 
 def test_workflow_reads_only_and_runs_no_text_of_a_pull_request():
