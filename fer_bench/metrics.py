@@ -1,6 +1,8 @@
 """Figures, intervals and paired tests from labels (N,) and probabilities (N, C): plain arrays in, plain numbers out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,9 @@ import numpy as np
 CLIP = 1e-7  # about the smallest float16 above zero: a stored 0 costs 16.1 nats and not infinity
 BINS = 15
 DECIMALS = 6
+MOST_ROWS = 10_000  # whose draws are kept: 80 MB
+DRAWS = 3999
+"""Of every bootstrap, so that the 100th and the 3,900th in order are the 2.5 and 97.5 % points, none in between."""
 
 
 def figures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
@@ -65,40 +70,134 @@ def negative_log_likelihood(labels: np.ndarray, rows: np.ndarray) -> float:
 
 def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
     """Expected calibration error over 15 bins of equal width, open below and closed above (Guo et al., 2017)."""
+    counts, certainty, share = reliability(right, confidence)
+    return float(np.abs(counts * (share - certainty)).sum() / len(right))
+
+
+def reliability(right: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, mean confidence and accuracy (BINS,) of each bin of confidence; both are 0 in an empty bin."""
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence, minlength=BINS)  # a bin's size times (accuracy - confidence)
-    return float(np.abs(gap).sum() / len(right))
+    counts = np.bincount(bins, minlength=BINS)
+    certainty, share = (np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right))
+    return counts, certainty / np.maximum(counts, 1), share / np.maximum(counts, 1)
 
 
 def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of the accuracy ``correct / n``."""
-    from scipy.stats import binomtest
+    p, z = correct / n, NormalDist().inv_cdf((1 + level) / 2)
+    middle = p + z * z / (2 * n)
+    half = z * (p * (1 - p) / n + (z / (2 * n)) ** 2) ** 0.5
+    scale = 1 + z * z / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
-    interval = binomtest(int(correct), int(n)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+
+def newcombe(correct_a: int, n_a: int, correct_b: int, n_b: int) -> tuple[float, float, float]:
+    """Accuracy on sample a minus that on an independent sample b, and its 95 % interval.
+
+    Newcombe's hybrid score interval (1998, method 10), from the Wilson interval of each.
+    """
+    a, b = correct_a / n_a, correct_b / n_b
+    (low_a, high_a), (low_b, high_b) = wilson(correct_a, n_a), wilson(correct_b, n_b)
+    below, above = np.hypot(a - low_a, high_b - b), np.hypot(high_a - a, b - low_b)
+    return a - b, float(a - b - below), float(a - b + above)
+
+
+def standard_error(share: float, n: int) -> float:
+    """Standard error of a share among ``n`` rows, from the sampling of the rows alone."""
+    return float((share * (1 - share) / n) ** 0.5)
+
+
+def draws(n: int, number: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield bootstrap draws of n rows as running counts (n + 1,): entry k is how often the first k rows were taken.
+
+    They are made of the raw bits of PCG64, which numpy keeps from version to version, as it does not keep the streams
+    of its distributions.
+    """
+    bits = np.random.PCG64(seed)
+    for _ in range(number):
+        taken = ((bits.random_raw(n) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)  # uniform over 0..n-1
+        yield np.concatenate([[0], np.bincount(taken.astype(np.intp), minlength=n).cumsum()])
+
+
+@lru_cache(maxsize=2)
+def resamples(n: int) -> np.ndarray:
+    """All draws of n rows as one table (n + 1, DRAWS), in the smallest type that holds n."""
+    table = np.empty((DRAWS, n + 1), dtype=np.min_scalar_type(n))
+    for row, draw in zip(table, draws(n), strict=True):
+        row[:] = draw
+    table = np.ascontiguousarray(table.T)
+    table.flags.writeable = False
+    return table
+
+
+def resampled(counts: np.ndarray) -> np.ndarray:
+    """Counts (K,) of K outcomes -> unsigned counts (K, DRAWS) in each draw; means over seeds are rounded.
+
+    Rows with the same outcome may stand together, so how many of them a draw holds is the difference of two running
+    counts: one table serves every statistic of so many rows at the price of a look-up.
+    """
+    edges = np.rint(np.concatenate([[0], np.cumsum(counts)])).astype(np.int64)
+    n = int(edges[-1])
+    if n > MOST_ROWS:
+        return np.diff(np.stack([draw[edges] for draw in draws(n)], axis=1).astype(np.min_scalar_type(n)), axis=0)
+    return np.diff(resamples(n)[edges], axis=0)
+
+
+def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of macro-F1, from a confusion matrix (C, C) of counts."""
+    drawn = resampled(np.ravel(confusion)).reshape(*np.shape(confusion), DRAWS)
+    given, true = (drawn.sum(axis=axis, dtype=drawn.dtype) for axis in (0, 1))  # (C, DRAWS)
+    both = np.maximum(given.astype(np.float64) + true, 1)
+    f1 = 2 * np.einsum("ccd->cd", drawn) / both
+    return _percentiles(f1.mean(axis=0))
+
+
+def recall_intervals(confusion: np.ndarray) -> list[tuple[float, float]]:
+    """95 % percentile bootstrap interval of each class's recall, from a confusion matrix (C, C) of counts.
+
+    (nan, nan) for a class without rows, and [0, 0] where none was right: no draw can show what no row does.
+    """
+    confusion = np.asarray(confusion)
+    support, hits = confusion.sum(axis=1), np.diagonal(confusion)
+    outcomes = np.stack([hits, support - hits], axis=1)  # (C, 2)
+    drawn = resampled(outcomes.ravel()).reshape(len(hits), 2, DRAWS)
+    present = drawn.sum(axis=1)
+    shares = [right[total > 0] / total[total > 0] for right, total in zip(drawn[:, 0], present, strict=True)]
+    return [_percentiles(share) if len(share) else (np.nan, np.nan) for share in shares]
+
+
+def paired_bootstrap(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:
+    """Accuracy of a minus that of b, and its 95 % percentile interval over rows drawn again with replacement.
+
+    A row can only be won, lost or tied, so three counts tell all of a draw.
+    """
+    n = len(right_a)
+    won, lost = _discordant(right_a, right_b)
+    drawn_won, drawn_lost, _ = resampled(np.array([won, lost, n - won - lost]))
+    low, high = _percentiles(drawn_won.astype(np.int64) - drawn_lost)
+    return (won - lost) / n, low / n, high / n
+
+
+def _percentiles(draws: np.ndarray) -> tuple[float, float]:
+    """The 2.5 and 97.5 % points of draws, which are fewer than ``DRAWS`` where a statistic is not defined in some."""
+    tail = round(0.025 * (len(draws) + 1))
+    ranks = [max(tail - 1, 0), min(len(draws) - tail, len(draws) - 1)]
+    ordered = np.partition(draws, ranks)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
 
 
 def mcnemar_exact(right_a: np.ndarray, right_b: np.ndarray) -> float:
     """Two-sided p value of the exact McNemar test, from two (N,) masks of right answers to the same rows."""
-    from scipy.stats import binomtest
-
-    only_a, only_b = _discordant(right_a, right_b)
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return float(sign_test(*_discordant(right_a, right_b)))
 
 
-def paired_bootstrap(
-    right_a: np.ndarray, right_b: np.ndarray, seed: int = 0, draws: int = 10_000
-) -> tuple[float, float, float]:
-    """Accuracy of a minus that of b, and its 95 % percentile interval over rows drawn again with replacement.
+def sign_test(won: Any, lost: Any) -> Any:
+    """Two-sided p value of ``won`` against ``lost`` under even odds, 1 where both are 0; counts or arrays of counts."""
+    from scipy.special import betainc
 
-    A row can only be won, lost or tied, so a draw of N rows is one multinomial draw of three counts: the same
-    distribution as drawing the rows, at a thousandth of the work.
-    """
-    n = len(right_a)
-    won, lost = _discordant(right_a, right_b)
-    counts = np.random.default_rng(seed).multinomial(n, [won / n, lost / n, (n - won - lost) / n], size=draws)
-    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [0.025, 0.975])
-    return (won - lost) / n, float(low), float(high)
+    fewer, more = np.minimum(won, lost), np.maximum(won, lost)
+    tail = betainc(np.maximum(more, 1), fewer + 1, 0.5)  # of a binomial: at most ``fewer`` of both together
+    return np.where(more > 0, np.minimum(1.0, 2 * tail), 1.0)
 
 
 def paired_means(after: np.ndarray, before: np.ndarray) -> tuple[float, float, float]:
@@ -111,9 +210,9 @@ def paired_means(after: np.ndarray, before: np.ndarray) -> tuple[float, float, f
         return paired_bootstrap(after[0], before[0])
     values, counts = np.unique(_totals(after, before), return_counts=True)
     n = counts.sum()
-    drawn = np.random.default_rng(0).multinomial(n, counts / n, size=10_000) @ values / (n * len(after))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(counts @ values) / float(n * len(after)), float(low), float(high)
+    low, high = _percentiles(values @ resampled(counts).astype(np.int64))
+    images = float(n * len(after))
+    return float(counts @ values) / images, low / images, high / images
 
 
 def sign_flip_p(after: np.ndarray, before: np.ndarray) -> float:
@@ -143,11 +242,15 @@ def _totals(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's step-down correction: adjusted p values in the order given, each valid against the family-wise level."""
-    p = np.asarray(ps, dtype=np.float64)
+    return holm_array(np.asarray(ps, dtype=np.float64)).tolist()
+
+
+def holm_array(p: np.ndarray) -> np.ndarray:
+    """Holm's correction of many p values (K,)."""
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in adjusted]
+    return adjusted
 
 
 def _discordant(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int]:

@@ -4,16 +4,19 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from scipy.stats import binomtest
+from statsmodels.stats.proportion import confint_proportions_2indep, std_prop
 
 from fer_bench import leaderboard, metrics, records
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import figures, literature, markdown, page, proof, published, rows, tables
+from fer_bench.leaderboard.rows import TEST
 
 ROOT = Path(__file__).parents[1]
 N = 350
@@ -263,8 +266,11 @@ def test_identical_rows_and_a_single_row_are_no_trouble(tmp_path):
 def test_summary_names_the_best_of_each_kind(standing):
     text = page_of(standing).split("## Results")[0]
     assert "Best single model: **lite0-96**" in text
-    assert "Best ensemble: **vote**" in text
-    assert "4 rows from 4 trained runs, scored on the 350 PrivateTest images of a non-canonical copy of FER2013" in text
+    assert "; best ensemble: **vote**" in text
+    assert len(re.findall(r"\.(?= |$)", text.strip().splitlines()[-1])) == 2
+    assert (
+        "4 rows from 4 trained runs are scored on the 350 PrivateTest images of a non-canonical copy of FER2013" in text
+    )
 
 
 def test_costs_follow_from_the_members(standing):
@@ -324,11 +330,11 @@ def test_submitted_rows_are_ranked_tested_and_marked(board):
     found = rows.read(board)
     assert set(found.ranks) == {"vote", "theirs", "lite0-96", "resnet18-scratch", "baseline-mlp"}
     assert [row.name for row in found.leading] == ["lite0-96", "vote", "theirs"]
-    assert "Best submitted row: **theirs†**" in text
+    assert "; best submitted row: **theirs†**" in text
     assert ", 1 pass an image" in text
     assert "5 rows from 4 trained runs and 1 submission" in text
     assert "† marks rows submitted as probabilities" in section(text, "Results")
-    assert "recall %: theirs" in section(text, "By class")
+    assert "theirs [95 %]" in section(text, "Recall by class, beside the field")
     assert "confusion-theirs.svg" in section(text, "Confusion matrices")
     assert "suites/submitted.yaml" not in text
     leaderboard.write(board)
@@ -417,6 +423,7 @@ def test_rendering_depends_on_nothing_but_the_files(standing, tmp_path):
         "figures/confusion-lite0-96.svg",
         "figures/confusion-vote.svg",
         "figures/curves.svg",
+        "figures/reliability.svg",
     }
 
 
@@ -571,6 +578,107 @@ def test_rows_on_other_data_are_not_among_the_cleaner_ones(board):
     assert "stranger" not in section(page_of(board), "On cleaner rows")
 
 
+# ---- noise, classes, calibration
+
+
+def test_seeds_and_sampling_stand_apart(standing):
+    cells = table_rows("\n" + section(page_of(standing), "Seeds, sampling and validation"))
+    right = [arrays_at(standing, "lite0-96", seed) for seed in (0, 1)]
+    shares = [float((a["PrivateTest/flip"].argmax(1) == a["PrivateTest/labels"]).mean()) for a in right]
+    mean = sum(shares) / 2
+    assert cells[1:] == [
+        [
+            "lite0-96",
+            "2",
+            f"{100 * mean:.2f}",
+            f"{100 * stdev(shares):.2f}",
+            f"{100 * std_prop(mean, N):.2f}",
+        ]
+    ]
+
+
+def test_single_seeds_are_said_to_measure_no_spread(tmp_path):
+    add_member(tmp_path / "cpu", "a")
+    text = section(page_of(tmp_path / "cpu"), "Seeds, sampling and validation")
+    assert text.strip().startswith("Every trained row has one seed")
+
+
+def test_optimism_is_the_interval_of_two_independent_shares(standing):
+    text = section(page_of(standing), "Seeds, sampling and validation")
+    cells = {line[0]: line[1:] for line in table_rows(text[text.index("PublicTest %") - 12 :])}
+    stored = arrays_at(standing, "vote")
+    right = {p: int((stored[f"{p}/flip"].argmax(1) == stored[f"{p}/labels"]).sum()) for p in ("PublicTest", TEST)}
+    low, high = confint_proportions_2indep(right["PublicTest"], N, right[TEST], N, method="newcomb", compare="diff")
+    expected = [(right["PublicTest"] - right[TEST]) / N, low, high]
+    shown = [float(n.replace("−", "-").replace("±", "")) for n in re.findall(r"[+−±][\d.]+", cells["vote"][2])]
+    assert shown == pytest.approx([100 * value for value in expected], abs=0.0051)
+    assert cells["vote"][:2] == [f"{100 * right[part] / N:.2f}" for part in ("PublicTest", TEST)]
+
+
+def with_published(board):
+    """Copy the shipped published figures onto a board."""
+    (board / "published.yaml").write_bytes((ROOT / "benchmark" / "published.yaml").read_bytes())
+    return board
+
+
+def test_recalls_stand_beside_the_field(board):
+    cells = table_rows("\n" + section(page_of(with_published(board)), "Recall by class, beside the field"))
+    assert cells[0][2:] == [
+        "lite0-96 [95 %]",
+        "vote [95 %]",
+        "ResMaskingNet, clean protocol",
+        "CBAM-ResNet50 (ResidualMaskingNetwork benchmark), clean protocol",
+    ]
+    assert [line[4] for line in cells[1:]] == ["68", "75", "56", "91", "59", "85", "76", "73"]
+    stored = arrays_at(board, "vote")
+    labels, given = stored["PrivateTest/labels"], stored["PrivateTest/flip"].argmax(1)
+    shares = [(given[labels == code] == code).mean() for code in range(7)]
+    assert [line[3].split()[0] for line in cells[1:]] == [f"{100 * share:.2f}" for share in [*shares, np.mean(shares)]]
+    assert [int(line[1]) for line in cells[1:-1]] == np.bincount(labels).tolist()
+
+
+def test_differences_from_published_matrices_are_those_of_row_percentages(board):
+    text = section(page_of(with_published(board)), "Confusion matrices")
+    assert "Theirs are ResMaskingNet (clean protocol) and CBAM-ResNet50" in text
+    cells = table_rows(text.split("vote minus ResMaskingNet:\n")[1])[1:]
+    stored = arrays_at(board, "vote")
+    labels, given = stored["PrivateTest/labels"], stored["PrivateTest/flip"].argmax(1)
+    fear = [(given[labels == 2] == code).mean() for code in range(7)]
+    expected = [
+        round(100 * (ours - theirs)) for ours, theirs in zip(fear, shipped().confusions[0].rows[2], strict=True)
+    ]
+    assert [int(cell.replace("−", "-")) for cell in cells[2][1:]] == expected
+    plans = figures.plans(rows.read(board))
+    assert plans["difference-vote.svg"]["points"][0][2] == expected
+    assert figures.is_current(figures.draw(plans["difference-vote.svg"]), plans["difference-vote.svg"])
+
+
+def test_differences_need_a_published_matrix_of_the_same_part(board):
+    published = yaml.safe_load((ROOT / "benchmark" / "published.yaml").read_text())
+    published["confusions"] = [c for c in published["confusions"] if c["part"] == "PublicTest"]
+    (board / "published.yaml").write_text(yaml.safe_dump(published))
+    assert "Against published matrices" not in page_of(board)
+    assert not [name for name in figures.plans(rows.read(board)) if name.startswith("difference")]
+
+
+def test_reliability_shows_every_image_and_the_recorded_error(standing):
+    shown = figures.plans(rows.read(standing))["reliability.svg"]["rows"]
+    assert [row["name"] for row in shown] == ["lite0-96", "vote"]
+    for row in shown:
+        counts, confidence, accuracy = map(np.array, row["bins"])
+        assert counts.sum() == N
+        assert (counts * np.abs(accuracy - confidence)).sum() / N == pytest.approx(row["ece"], abs=2e-6)
+    stored = arrays_at(standing, "vote")
+    right = stored["PrivateTest/flip"].argmax(1) == stored["PrivateTest/labels"]
+    assert np.dot(*[np.array(shown[1]["bins"][i]) for i in (0, 2)]) == pytest.approx(right.sum(), abs=1e-3)
+
+
+def test_long_tables_are_folded():
+    body = "| a |\n| :-- |\n" + "\n".join(["| 1 |"] * 12)
+    assert markdown.shelved("more", body) == body
+    assert markdown.shelved("more", f"{body}\n| 1 |").startswith("<details><summary>more</summary>\n\n| a |")
+
+
 # ---- figures
 
 
@@ -595,7 +703,7 @@ def test_figures_are_vectors_that_need_no_font(standing):
 def test_only_the_best_members_are_drawn(standing):
     board = rows.read(standing)
     many = replace(board, rows=board.rows * 6)
-    assert len(figures.curve_rows(many)) == 12
+    assert len(figures.curve_rows(many)) == 8
     assert [row.name for row in figures.curve_rows(board)] == ["lite0-96", "resnet18-scratch", "baseline-mlp"]
 
 
@@ -684,6 +792,23 @@ def test_check_finds_other_labels_on_the_same_data(board):
     assert "relabelled.s0: PrivateTest/labels differ" in problems[0]
 
 
+def official():
+    """Labels of the test parts, from a committed record."""
+    with np.load(ROOT / "benchmark" / "predictions" / "baseline-mlp.s0.npz") as stored:
+        return {part: stored[f"{part}/labels"] for part in ("PublicTest", "PrivateTest")}
+
+
+@pytest.mark.parametrize(("part", "found"), [(None, 0), ("PublicTest", 1), ("PrivateTest", 1)])
+def test_check_knows_the_official_order(tmp_path, part, found):
+    labels = official() | ({part: official()[part][::-1]} if part else {})
+    arrays = {f"{p}/labels": values for p, values in labels.items()}
+    arrays |= {f"{p}/{view}": np.eye(7)[values] for p, values in labels.items() for view in VIEWS}
+    add_member(tmp_path / "cpu", "a", n=3589, arrays=arrays, counts=records.WHOLE)
+    problems = proof.record_problems(tmp_path / "cpu")
+    assert len(problems) == found
+    assert all(f"a.s0: {part}/labels are not FER2013's in the order" in problem for problem in problems)
+
+
 def test_check_finds_seeds_that_differ_in_more(tmp_path):
     board = tmp_path / "cpu"
     for seed, rate in ((0, 0.1), (1, 0.2)):
@@ -751,13 +876,40 @@ def test_shares_are_shown_as_printed():
 
 def test_published_tables_are_sorted_by_class_then_accuracy():
     text = literature.section(shipped())
-    names = [line.split("|")[1].strip() for line in text.split("**Clean**")[1].splitlines() if line.startswith("| ")]
-    clean = names[2 : names.index("method", 1)]
+    clean = [re.sub(r"\[(.*)\]\(.*", r"\1", line[0]) for line in table_rows(text.split("<b>Clean</b>")[1])[1:]]
     accuracies = {method.name: method.accuracy for method in shipped().methods}
     assert clean[0] == "EmoNeXt-XL"
+    assert len(clean) == 25
     assert [accuracies[name] for name in clean] == sorted([accuracies[name] for name in clean], reverse=True)
-    assert text.index("**Clean**") < text.index("<b>Test-selected</b>") < text.index("<b>Invalid</b>")
+    assert text.index("<b>Clean</b>") < text.index("<b>Test-selected</b>") < text.index("<b>Invalid</b>")
     assert "cannot be tested in pairs" in text
+
+
+def test_published_classes_are_summed_up_and_all_but_the_clean_one_folded():
+    text = literature.section(shipped())
+    counts = {line[0]: (int(line[2]), line[3]) for line in table_rows("\n" + text)[1:]}
+    assert sum(n for n, _ in counts.values()) == 51
+    assert counts["Invalid"] == (3, "79.79 to 92.50")
+    assert counts["For orientation"] == (1, "65.00")
+    assert re.findall(r"<details open><summary>(.*?)</summary>", text) == ["<b>Clean</b>"]
+    assert "[EmoNeXt-XL](https://arxiv.org/abs/2501.08199)" in text
+    for method in shipped().methods:
+        assert method.note in text
+
+
+@pytest.mark.parametrize(("correct", "expected"), [(300, "none of the 2 clean"), (250, "1 of the 2 clean")])
+def test_first_row_is_held_against_clean_figures_alone(tmp_path, correct, expected):
+    """Wilson intervals of 300 and 250 right out of 350 end at 89.0 and 75.9 %."""
+    board, labels = tmp_path / "cpu", labels_of(N, "PrivateTest")
+    given = labels.copy()
+    given[: N - correct] = (given[: N - correct] + 1) % 7
+    add_member(board, "a", arrays=arrays_of(1, 0) | {f"PrivateTest/{view}": np.eye(7)[given] for view in VIEWS})
+    figures = [("b", 75.8, "clean"), ("c", 76.0, "clean"), ("d", 99.0, "invalid")]
+    methods = [METHOD | {"name": n, "accuracy": a, "protocol_class": c} for n, a, c in figures]
+    (board / "published.yaml").write_text(yaml.safe_dump({"methods": methods}))
+    said = page_of(board).split("## Results")[0]
+    assert f"; {expected} published figures lie" in said.replace("lies", "lie")
+    assert "the highest at 76.00 %." in said
 
 
 METHOD: dict[str, Any] = {

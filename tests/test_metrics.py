@@ -73,6 +73,15 @@ def test_calibration_error_bin_by_bin(prediction):
     assert metrics.figures(labels, p)["ece"] == pytest.approx(total, abs=5.1e-7)
 
 
+def test_reliability_by_hand():
+    right, confidence = np.array([True, False, True]), np.array([0.95, 0.99, 0.30])
+    counts, mean, share = metrics.reliability(right, confidence)
+    assert np.flatnonzero(counts).tolist() == [4, 14]  # 0.30 lies in (4/15, 5/15]
+    assert counts[[4, 14]].tolist() == [1, 2]
+    assert mean[[4, 14]] == pytest.approx([0.30, 0.97])
+    assert share[[4, 14]].tolist() == [1, 0.5]
+
+
 def test_certain_and_wrong_costs_the_clip():
     found = metrics.figures(np.array([0, 1]), np.eye(7)[[1, 1]])
     assert found["nll"] == pytest.approx(-np.log(1e-7) / 2, abs=1e-6)
@@ -109,6 +118,29 @@ def test_wilson_equals_statsmodels(correct, n, level):
     assert metrics.wilson(correct, n, level) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("counts", [(2444, 3589, 2494, 3589), (10, 10, 3, 40), (0, 20, 0, 30)])
+def test_newcombe_equals_statsmodels(counts):
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    a, n, b, m = counts
+    expected = confint_proportions_2indep(a, n, b, m, method="newcomb", compare="diff")
+    assert metrics.newcombe(*counts) == pytest.approx((a / n - b / m, *expected), abs=1e-12)
+
+
+def test_standard_error_equals_statsmodels():
+    from statsmodels.stats.proportion import std_prop
+
+    assert metrics.standard_error(0.7, 3589) == pytest.approx(std_prop(0.7, 3589))
+
+
+def test_sign_tests_of_many_pairs_equal_scipy():
+    from scipy.stats import binomtest
+
+    won, lost = np.array([0, 3, 40, 41, 500, 0, 7]), np.array([0, 0, 41, 40, 700, 9, 7])
+    expected = [binomtest(int(w), int(w + k)).pvalue if w + k else 1 for w, k in zip(won, lost, strict=True)]
+    assert metrics.sign_test(won, lost) == pytest.approx(expected, rel=1e-12)
+
+
 def test_mcnemar_equals_statsmodels(masks):
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -134,6 +166,69 @@ def test_paired_bootstrap_equals_drawing_rows(masks):
 def test_masks_of_other_rows_are_refused(masks):
     with pytest.raises(ValueError, match="equal in length"):
         metrics.mcnemar_exact(masks[0], masks[1][:-1])
+
+
+def test_draws_count_rows():
+    """Drawn by hand from the same bits: the upper half of each, scaled to 0..n-1."""
+    n, bits = 9, np.random.PCG64(0)
+    for draw in metrics.draws(n, 3):
+        rows = [(int(bits.random_raw()) >> 32) * n >> 32 for _ in range(n)]
+        assert draw.tolist() == [sum(row < k for row in rows) for k in range(n + 1)]
+
+
+def test_draws_start_from_bits_that_never_change():
+    assert np.random.PCG64(0).random_raw() == 11749869230777074271
+    assert [draw.tolist() for draw in metrics.draws(9, 2)] == [
+        [0, 2, 2, 3, 3, 4, 6, 7, 8, 9],
+        [0, 2, 3, 3, 3, 4, 4, 5, 8, 9],
+    ]
+
+
+def test_draws_are_uniform():
+    from scipy.stats import chisquare
+
+    assert chisquare(np.diff(metrics.resamples(50).astype(int), axis=0).sum(axis=1)).pvalue > 0.01
+
+
+def test_draws_that_are_not_kept_are_the_same(monkeypatch):
+    kept = metrics.resampled(np.array([7, 2, 11]))
+    monkeypatch.setattr(metrics, "MOST_ROWS", 19)
+    np.testing.assert_array_equal(metrics.resampled(np.array([7, 2, 11])), kept)
+
+
+def test_macro_f1_interval_equals_drawing_rows(prediction):
+    labels, p = prediction
+    given = p.argmax(axis=1)
+    drawn = np.random.default_rng(5).integers(0, 400, (2000, 400))
+    truth, said = labels[drawn], given[drawn]
+    scores = np.zeros(2000)
+    for code in range(7):
+        hits = ((truth == code) & (said == code)).sum(axis=1)
+        precision, recall = hits / (said == code).sum(axis=1), hits / (truth == code).sum(axis=1)
+        scores += 2 * precision * recall / (precision + recall) / 7
+    found = metrics.macro_f1_interval(sk.confusion_matrix(labels, given))
+    assert found == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.005)
+
+
+def test_recall_intervals_equal_drawing_rows(prediction):
+    from scipy.stats import bootstrap
+
+    labels, p = prediction
+    right = p.argmax(axis=1) == labels
+    found = metrics.recall_intervals(sk.confusion_matrix(labels, p.argmax(axis=1)))
+    for code, interval in enumerate(found):
+        drawn = bootstrap((right[labels == code],), np.mean, method="percentile", n_resamples=2000, rng=1)
+        assert interval == pytest.approx(tuple(drawn.confidence_interval), abs=0.025)
+
+
+def test_recall_of_classes_without_rows_or_without_hits():
+    found = metrics.recall_intervals(np.array([[5, 5, 0], [3, 0, 0], [0, 0, 0]]))
+    assert found[1] == (0, 0)
+    assert np.isnan(found[2]).all()
+
+
+def test_means_over_seeds_are_drawn_as_whole_rows():
+    assert (metrics.resampled(np.array([10.5, 3.25, 6.25])).sum(axis=0) == 20).all()
 
 
 @pytest.mark.parametrize("ps", [[], [0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.9, 0.02, 0.02]])

@@ -357,7 +357,7 @@ def test_failures_may_stay_where_they_are(rented, tmp_path):
 
 def test_runs_on_folds_arrive_too(tmp_path, home):
     text = SUITE.split("  - {name: one}")[0] + "  - {name: x, folds: 2, train: {epochs: 1}}"
-    board = go(tmp_path, text)
+    board = go(tmp_path, text, limit=120)
     pack.pack(board, tmp_path / "records.zip", runs_dir=tmp_path / "runs")
     verdicts = pack.unpack(tmp_path / "records.zip", home, runs_dir=home)
     assert states(verdicts) == dict.fromkeys(["x.s0", "x.s0.f0", "x.s0.f1"], "new")

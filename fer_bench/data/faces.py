@@ -12,6 +12,11 @@ EMOTIONS = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 PARTS = ("Training", "PublicTest", "PrivateTest")
 SIDE = 48
 OFFICIAL_COUNTS = (28709, 3589, 3589)
+OFFICIAL_LABELS = {
+    "PublicTest": "afe811d806c8d8e521292e926c9edd1c70c94f356a224bfa5fbb4891699c302b",
+    "PrivateTest": "19e25aa1d187ba49a99350f0aaf83ff90f86fa2d0f78a0d3c9a6c657eb15823d",
+}
+"""SHA-256 of the labels of the test parts, one byte each, in the order of fer2013.csv: known without the data."""
 UNLABELLED = -1
 
 

@@ -1,10 +1,12 @@
-"""Published figures as tables, one a class of protocol, and the recalls of published confusion matrices."""
+"""Published figures: a summary, one table a class of protocol, and the recalls of published confusion matrices."""
 
 from collections.abc import Sequence
 
 from fer_bench.data import EMOTIONS
-from fer_bench.leaderboard.markdown import NOTHING, details, number, percent, table
+from fer_bench.leaderboard import tables
+from fer_bench.leaderboard.markdown import NOTHING, details, escape, number, percent, table
 from fer_bench.leaderboard.published import Confusion, Method, Published, Source
+from fer_bench.leaderboard.rows import TEST, Board
 
 CLASSES: dict[str | None, tuple[str, str]] = {
     "clean": (
@@ -29,46 +31,90 @@ CLASSES: dict[str | None, tuple[str, str]] = {
 
 
 def section(published: Published) -> str:
-    """The published tables in the order of ``CLASSES``, each by falling accuracy."""
-    parts = [
+    """The classes in a few lines, then their tables in the order of ``CLASSES``: the clean one open, others folded."""
+    intro = (
         "Figures of other people, as published, each under the protocol that it was made with. Where no note "
         "says that probabilities are at hand, they **cannot be tested in pairs** with the rows above, and only *clean* "
         "figures are made as those are. *Others got* is the range that other people reached with the same code or "
         "weights."
-    ]
-    for protocol_class, (title, meaning) in CLASSES.items():
-        methods = [method for method in published.methods if method.protocol_class == protocol_class]
+    )
+    parts = [overview(published), intro]
+    for protocol_class, (title, _) in CLASSES.items():
+        methods = of_class(published, protocol_class)
+        sources = _sources(methods)
         if methods and protocol_class == "clean":
-            parts += [f"**{title}**: {meaning}", methods_table(methods)]
+            parts.append(details(f"<b>{title}</b>", methods_table(methods), is_open=True))
+            parts.append(details(f"{title}: sources and notes", sources))
         elif methods:
-            parts.append(details(f"<b>{title}</b>: {meaning}", methods_table(methods)))
-    if published.confusions:
-        title = "Recall of each class where a confusion matrix was published, percent"
-        parts.append(details(title, recalls(published.confusions)))
+            parts.append(details(f"<b>{title}</b>", f"{methods_table(methods)}\n\n{sources}"))
     return "\n\n".join(parts)
 
 
-def methods_table(methods: Sequence[Method]) -> str:
+def of_class(published: Published, protocol_class: str | None) -> list[Method]:
     """Methods of one class, by falling accuracy, then name."""
-    head = ["method", "year", "accuracy %", "part", "models", "pretraining", "TTA", "others got %", "source", "note"]
-    rows = [_method(method) for method in sorted(methods, key=lambda m: (-m.accuracy, m.name))]
-    return table(head, rows, "lrrlrllrll")
+    found = [method for method in published.methods if method.protocol_class == protocol_class]
+    return sorted(found, key=lambda method: (-method.accuracy, method.name))
 
 
-def _method(method: Method) -> list[str]:
+def overview(published: Published) -> str:
+    """One line a class: what it means, how many figures it has and how far they reach."""
+    lines = []
+    for protocol_class, (title, meaning) in CLASSES.items():
+        if methods := of_class(published, protocol_class):
+            lines.append(
+                [title, meaning.rstrip("."), str(len(methods)), _range((methods[-1].accuracy, methods[0].accuracy), 2)]
+            )
+    return table(["protocol", "what it means", "figures", "accuracy %"], lines, "llrr")
+
+
+def standing(published: Published | None, board: Board) -> str:
+    """Where the first row stands among the clean published figures, as part of a sentence; "" without any."""
+    clean = of_class(published, "clean") if published else []
+    if not clean:
+        return ""
+    _, high = tables.accuracy_interval(board.fair[0])
+    above = sum(method.accuracy > 100 * high for method in clean)
+    verb = "lies" if above == 1 else "lie"
+    return (
+        f"{above or 'none'} of the {len(clean)} clean published figures {verb} above the 95 % interval of the first "
+        f"row, the highest at {clean[0].accuracy:.2f} %"
+    )
+
+
+def methods_table(methods: Sequence[Method]) -> str:
+    """Methods in the order given; where it was scored is a column where that is not PrivateTest for all."""
+    parts = any(method.part != TEST for method in methods)
+    head = ["method", "year", "accuracy %", *(["part"] * parts), "models", "pretraining", "TTA", "others got %"]
+    return table(head, [_method(method, parts) for method in methods], f"lrr{'l' * parts}rllr")
+
+
+def _method(method: Method, with_part: bool) -> list[str]:
     spread = "" if method.plus_minus is None else f" ± {method.plus_minus:g}"
     return [
-        method.name,
+        _linked(method),
         str(method.year or NOTHING),
         f"{method.accuracy:.2f}{spread}",
-        method.part,
+        *([method.part] * with_part),
         str(method.models or NOTHING),
         method.pretraining or NOTHING,
         method.tta or NOTHING,
         _range(method.reproduced),
-        source(method.source),
-        " ".join(_notes(method)) or NOTHING,
     ]
+
+
+def _linked(method: Method) -> str:
+    """The name, leading to the first of its sources that has an address."""
+    found = next(iter(links(method.source)), None)
+    return method.name if found is None else f"[{method.name}]({found[1]})"
+
+
+def _sources(methods: Sequence[Method]) -> str:
+    """A list of sources and notes; methods that share both share a line."""
+    named: dict[str, list[str]] = {}
+    for method in methods:
+        said = " ".join([f"{source(method.source)}.", *_notes(method)]).removeprefix(f"{NOTHING}. ")
+        named.setdefault(said, []).append(method.name)
+    return "\n".join(f"- **{'; '.join(names)}**: {escape(said)}" for said, names in named.items())
 
 
 def _notes(method: Method) -> list[str]:
@@ -77,24 +123,31 @@ def _notes(method: Method) -> list[str]:
     return [*size, *validation, *([method.note] if method.note else [])]
 
 
-def _range(pair: tuple[float, float] | None) -> str:
+def _range(pair: tuple[float, float] | None, decimals: int | None = None) -> str:
     if pair is None:
         return NOTHING
-    return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g} to {pair[1]:g}"
+    low, high = (f"{value:g}" if decimals is None else f"{value:.{decimals}f}" for value in pair)
+    return low if low == high else f"{low} to {high}"
 
 
 def source(given: Source | None) -> str:
     """Links to arXiv, GitHub and the DOI, then words and issue numbers."""
     if given is None:
         return NOTHING
-    links = [
-        f"[arXiv {given.arxiv}](https://arxiv.org/abs/{given.arxiv})" if given.arxiv else "",
-        f"[{given.github}](https://github.com/{given.github})" if given.github else "",
-        f"[DOI](https://doi.org/{given.doi})" if given.doi else "",
-        given.text or "",
-        _issues(given),
-    ]
-    return ", ".join(link for link in links if link)
+    said = [f"[{words}]({address})" for words, address in links(given)] + [given.text or "", _issues(given)]
+    return ", ".join(part for part in said if part)
+
+
+def links(given: Source | None) -> list[tuple[str, str]]:
+    """Words and addresses of arXiv, GitHub and the DOI, as far as they are given."""
+    if given is None:
+        return []
+    found = (
+        (given.arxiv, f"arXiv {given.arxiv}", f"https://arxiv.org/abs/{given.arxiv}"),
+        (given.github, f"{given.github}", f"https://github.com/{given.github}"),
+        (given.doi, "DOI", f"https://doi.org/{given.doi}"),
+    )
+    return [(words, address) for key, words, address in found if key]
 
 
 def _issues(given: Source) -> str:
@@ -110,9 +163,16 @@ def _issues(given: Source) -> str:
 def recalls(confusions: Sequence[Confusion]) -> str:
     """Recall of each class: the diagonal of each published matrix as percent of its row."""
     head = ["method", "part", *EMOTIONS, "note"]
-    rows = [[c.name, c.part, *(_recall(c, share) for share in c.recall), c.note or NOTHING] for c in confusions]
+    rows = [[c.name, c.part, *(recall(c, share) for share in c.recall), c.note or NOTHING] for c in confusions]
     return table(head, rows, "ll" + "r" * len(EMOTIONS) + "l")
 
 
-def _recall(confusion: Confusion, share: float) -> str:
+def recall(confusion: Confusion, share: float) -> str:
+    """A published recall in percent, with the decimals that it has."""
     return f"{100 * share:.0f}" if confusion.unit == "shares" else percent(share)
+
+
+def protocol(published: Published, matrix: Confusion) -> str:
+    """How the published figure of a matrix was made, as its method says."""
+    found = next(method for method in published.methods if method.name == matrix.name)
+    return f"{found.protocol_class} protocol" if found.protocol_class else "no trained system"

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 NOTHING = "–"
+TAG = re.compile(r"<(?=[a-zA-Z/!?])")
+LONG = 12  # rows of a table that a page shows without folding it
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
@@ -17,12 +19,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -
 def escape(cell: str) -> str:
     """Keep a cell in its column and on its line, and tags and mentions of people out of the page."""
     line = " ".join(cell.split()).replace("|", "\\|").replace("@", "&#64;")
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", line) or NOTHING
+    return TAG.sub("&lt;", line) or NOTHING
 
 
-def details(summary: str, body: str) -> str:
+def details(summary: str, body: str, *, is_open: bool = False) -> str:
     """Return a fold; the blank lines make GitHub render markdown inside."""
-    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+    return f"<details{' open' * is_open}><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
+def shelved(summary: str, text: str) -> str:
+    """Return a table as it is, or folded under ``summary`` where it has more than ``LONG`` rows."""
+    return details(summary, text) if text.count("\n") > LONG + 1 else text
 
 
 def percent(share: float | None) -> str:
@@ -55,6 +62,11 @@ def p_value(p: float) -> str:
 def number(value: float | None, decimals: int) -> str:
     """A number with fixed decimals and thousands separators."""
     return NOTHING if value is None else f"{value:,.{decimals}f}"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def listing(items: Sequence[str]) -> str:

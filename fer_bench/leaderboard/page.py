@@ -2,9 +2,21 @@
 
 from fer_bench import metrics
 from fer_bench.config import suite_file
-from fer_bench.data import PARTS
-from fer_bench.leaderboard import ablations, ensembles, figures, literature, mistakes, needle, tables
-from fer_bench.leaderboard.markdown import details, escape, interval, listing, percent, points_interval, table
+from fer_bench.leaderboard import (
+    ablations,
+    calibration,
+    classes,
+    ensembles,
+    facts,
+    figures,
+    literature,
+    matrices,
+    mistakes,
+    needle,
+    noise,
+    tables,
+)
+from fer_bench.leaderboard.markdown import count, details, escape, interval, listing, percent, points_interval, shelved
 from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Row
 
 TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
@@ -25,15 +37,16 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
     return [
         ("Results", results(board)),
         ("Ensembles", ensembles.section(board)),
-        ("What moved the needle", needle.section(board, measured)),
         ("Test-time views", views(board)),
+        ("What moved the needle", needle.section(board, measured)),
         ("Published figures", literature.section(board.published) if board.published else ""),
-        ("By class", by_class(board)),
+        ("Recall by class, beside the field", classes.section(board)),
         ("Where the best single model errs", mistakes.section(board, measured)),
-        ("Data and noise", data(board)),
+        ("Data and noise", facts.section(board)),
         ("On cleaner rows", cleaner(board)),
-        ("Confusion matrices", confusions(board, prefix)),
-        ("Probabilities", probabilities(board)),
+        ("Seeds, sampling and validation", noise.section(board)),
+        ("Confusion matrices", matrices.section(board, prefix)),
+        ("Calibration", calibration.section(board, prefix)),
         ("What each row is and costs", costs(board, prefix)),
         ("Training curves", curves(board, prefix)),
         ("Failures", failures(board)),
@@ -57,39 +70,45 @@ def head(board: Board) -> str:
 
 
 def summary(board: Board) -> str:
-    """The board in a few sentences."""
+    """The board in two sentences: what is best, and how sure that is."""
     if not board.fair:
         return "No finished run yet: this board has no rows." if not board.rows else ""
-    best = [board.best(ensemble=ensemble) for ensemble in (False, True)]
-    said = [_best(kind, row) for kind, row in zip(("single model", "ensemble"), best, strict=True) if row]
-    if best[0] and best[1]:
-        gain = metrics.paired_bootstrap(best[1].right(), best[0].right())
-        which = "that model" if len(best[0].seeds) == 1 else "that model's declared seed"
-        said[1] = f"{said[1]}, {points_interval(*gain)} points against {which}"
+    single, ensemble = (board.best(ensemble=kind) for kind in (False, True))
+    said = [_best("single model", single)] if single else []
+    if ensemble:
+        said.append(_best("ensemble", ensemble) + (_gain(ensemble, single) if single else ""))
     if board.best_external:
         said.append(_best("submitted row", board.best_external))
-    return f"{'. '.join(said)}. {_size(board)} {_tied(board)}".rstrip()
+    surely = [_size(board), _tied(board), literature.standing(board.published, board)]
+    return f"Best {'; best '.join(said)}. {'; '.join(part for part in surely if part)}."
 
 
 def _best(kind: str, row: Row) -> str:
     passes = row.record["passes"][row.headline]
     what = f"{percent(row.mean('accuracy'))} % {interval(*tables.accuracy_interval(row))}"
-    cost = "passes not stated" if passes is None else f"{_count(passes, 'pass', 'passes')} an image"
-    return f"Best {kind}: **{tables.title(row)}** with {what}, {cost}"
+    cost = "passes not stated" if passes is None else f"{count(passes, 'pass', 'passes')} an image"
+    return f"{kind}: **{tables.title(row)}** with {what}, {cost}"
+
+
+def _gain(ensemble: Row, single: Row) -> str:
+    gain = metrics.paired_bootstrap(ensemble.right(), single.right())
+    which = "that model" if len(single.seeds) == 1 else "that model's declared seed"
+    return f", {points_interval(*gain)} points against {which}"
 
 
 def _size(board: Board) -> str:
-    facts = board.data or {}
+    data = board.data or {}
     runs, folds = (_distinct(board, kind) for kind in ("member", "fold"))
     submitted = sum(row.is_external for row in board.rows)
     others = "".join(
-        f" and {_count(number, noun)}" for number, noun in ((folds, "fold run"), (submitted, "submission")) if number
+        f" and {count(number, noun)}" for number, noun in ((folds, "fold run"), (submitted, "submission")) if number
     )
-    name = {"fer2013": "FER2013", "toyfaces": "the toy faces"}[facts["name"]]
-    copy = "" if facts["name"] != "fer2013" else "the canonical " if facts["canonical"] else "a non-canonical copy of "
+    name = {"fer2013": "FER2013", "toyfaces": "the toy faces"}[data["name"]]
+    copy = "" if data["name"] != "fer2013" else "the canonical " if data["canonical"] else "a non-canonical copy of "
+    verb = "is" if len(board.rows) == 1 else "are"
     return (
-        f"{_count(len(board.rows), 'row')} from {_count(runs, 'trained run')}{others}, scored on the "
-        f"{len(board.fair[0].labels):,} {TEST} images of {copy}{name} (digest `{facts['digest'][:12]}`)."
+        f"{count(len(board.rows), 'row')} from {count(runs, 'trained run')}{others} {verb} scored on the "
+        f"{len(board.fair[0].labels):,} {TEST} images of {copy}{name}"
     )
 
 
@@ -98,33 +117,39 @@ def _distinct(board: Board, kind: str) -> int:
     return len({record["run_id"] for record in board.records if record["kind"] == kind})
 
 
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def _tied(board: Board) -> str:
     tied = sum(pair.p >= LEVEL for pair in board.against_first.values())
     if len(board.fair) == 1:
         return ""
     verb = "is" if tied <= 1 else "are"
-    return f"{tied or 'None'} of the {_count(len(board.fair) - 1, 'row')} below the first {verb} within noise of it."
+    return f"{tied or 'none'} of the {count(len(board.fair) - 1, 'row')} below the first {verb} within noise of it"
 
 
 def results(board: Board) -> str:
     """The main table and how to read it."""
     if not board.rows:
         return ""
+    short = (
+        f"Accuracy on {TEST} with the row's views, averaged over seeds, with its 95 % interval. *Rank* is a range: "
+        f"ranks overlap while rows cannot be told apart, and p ≥ {LEVEL:g} is a tie."
+    )
+    if board.best_external:
+        short += f" {tables.DAGGER} marks rows submitted as probabilities that other software made."
+    return f"{tables.results(board)}\n\n{short}\n\n{details('How to read this table', _reading(board))}"
+
+
+def _reading(board: Board) -> str:
+    """Which interval and which test each column shows."""
     notes = (
-        f"Accuracy on {TEST} with the row's views, averaged over seeds, with its 95 % Wilson interval; *one view* is "
-        "the plain image. *Rank* is a range: ranks overlap while rows cannot be told apart. Differences are paired "
-        "over images, on the declared (lowest) seed, with a 95 % bootstrap interval each; p is from exact McNemar "
-        f"tests, Holm-corrected over all pairs of rows, and p ≥ {LEVEL:g} is a tie. *PublicTest* is validation, "
-        "not a result."
+        "The interval of accuracy is Wilson's, that of macro-F1 a bootstrap over images. *One view* is the plain "
+        "image. Differences are paired over images, on the declared seed, with a 95 % bootstrap interval each; p is "
+        "from exact McNemar tests, Holm-corrected over all pairs of rows. The declared seed is the lowest of a row, by "
+        "rule and not by its result."
     )
     if board.best_external:
         notes += (
-            f" {tables.DAGGER} marks rows submitted as probabilities that other software made: scored and tested here "
-            "like the others, but how they were made is the word of their source."
+            f" Rows with {tables.DAGGER} are scored and tested like the others, but how they were made is the word of "
+            "their source."
         )
     if any(row.tuned for row in board.rows):
         notes += (
@@ -132,7 +157,7 @@ def results(board: Board) -> str:
             "Training, or on folds of it. The choice flattered their score there; the one here is of images and seeds "
             "that no trial saw."
         )
-    return f"{tables.results(board)}\n\n{notes}"
+    return notes
 
 
 def costs(board: Board, prefix: str) -> str:
@@ -146,12 +171,8 @@ def costs(board: Board, prefix: str) -> str:
     if external:
         notes.append(f"What stands in the rows with {tables.DAGGER} is declared by whoever submitted them.")
     said = [f"{tables.title(row)}: {row.record['note']}" for row in external if row.record["note"]]
-    return "\n\n".join([tables.costs(board, prefix), " ".join(notes), *map(escape, said)])
-
-
-def probabilities(board: Board) -> str:
-    """Figures beside accuracy."""
-    return f"On {TEST}, means over seeds.\n\n{tables.probabilities(board)}" if board.rows else ""
+    found = shelved("Every row", tables.costs(board, prefix))
+    return "\n\n".join([found, " ".join(notes), *map(escape, said)])
 
 
 def cleaner(board: Board) -> str:
@@ -166,7 +187,8 @@ def cleaner(board: Board) -> str:
     if (agrees := board.audit.ferplus_agrees) is not None:
         subsets["FER+ agrees"] = agrees
         notes += ", and on the images whose label is the majority vote of the ten FER+ annotators"
-    return f"{tables.cleaner(board, subsets)}\n\n{notes}, each with its 95 % Wilson interval."
+    found = shelved("Every row", tables.cleaner(board, subsets))
+    return f"{found}\n\n{notes}, each with its 95 % Wilson interval."
 
 
 def views(board: Board) -> str:
@@ -174,26 +196,6 @@ def views(board: Board) -> str:
     found = tables.views(board)
     intro = "Probabilities averaged over changed copies of each image, against the plain image, on the declared seed."
     return f"{intro}\n\n{found}" if found else ""
-
-
-def by_class(board: Board) -> str:
-    """Recall and precision of the best rows."""
-    return tables.classes(board.leading) if board.leading else ""
-
-
-def confusions(board: Board, prefix: str) -> str:
-    """A figure and two folded tables for each of the best rows."""
-    parts = []
-    for row in board.leading:
-        counts, shares = tables.confusion(row)
-        name = escape(row.name)
-        link = f"{prefix}figures/{figures.confusion_name(row)}"
-        parts += [
-            f"![Confusion matrix of {name} on {TEST}: share of each true class, and counts]({link})",
-            details(f"{name}: counts", counts),
-            details(f"{name}: percent of each true class", shares),
-        ]
-    return "\n\n".join(parts)
 
 
 def curves(board: Board, prefix: str) -> str:
@@ -212,65 +214,6 @@ def curves(board: Board, prefix: str) -> str:
 def failures(board: Board) -> str:
     """The runs that did not finish."""
     return tables.failures(board.failures) if board.failures else ""
-
-
-def data(board: Board) -> str:
-    """What the rows were made on, and how much of a difference is noise."""
-    facts = board.data
-    if facts is None:
-        return ""
-    canonical = "yes, every file has the official md5 sum" if facts["canonical"] else "no"
-    rows = [
-        ["images", ", ".join(f"{part} {facts['counts'].get(part, 0):,}" for part in PARTS)],
-        ["read from", facts["source"]],
-        ["canonical", canonical if facts["name"] == "fer2013" else "drawn, seeded"],
-        ["digest of images, labels and parts", f"`{facts['digest']}`"],
-        ["digest of the split", f"`{facts['split_digest']}`"],
-        ["bad rows skipped", str(facts["skipped"])],
-        [f"{TEST} opened", _looks(board)],
-        *_audited(board),
-        *_noise(board),
-    ]
-    flagged = [f"{row.name} (`{row.flag[:12]}`)" for row in board.rows if row.flag]
-    warning = f"\n\nOther data than the board's: {listing(flagged)}; these rows are not ranked." if flagged else ""
-    return table(["fact", "value"], rows) + warning
-
-
-def _looks(board: Board) -> str:
-    finished = [record for record in board.records if record["kind"] != "failure"]
-    looks = {(look["run_id"], look["time"]) for r in board.records for look in r["looks"] if look["part"] == TEST}
-    return f"{_count(len(looks), 'time')} for {_count(len(finished), 'finished record')}"
-
-
-def _audited(board: Board) -> list[list[str]]:
-    """What the audit counted in PrivateTest."""
-    if board.audit is None:
-        return []
-    rows, total = board.audit.private_test, board.audit.test_rows
-    other = f"{len(rows.other_label_in_training)} with another label there"
-    found = [
-        [f"{TEST} images that are in Training too", f"{_of(len(rows.exact_twin_in_training), total)}, {other}"],
-        [f"{TEST} images with an exact or near twin in Training", _of(len(rows.twin_in_training), total)],
-        [f"constant images in {TEST}", str(len(rows.constant))],
-    ]
-    if rows.ferplus_agrees is not None:
-        found.append([f"{TEST} labels that the FER+ majority has too", _of(len(rows.ferplus_agrees), total)])
-    return found
-
-
-def _of(number: int, total: int) -> str:
-    return f"{number:,} ({100 * number / total:.1f} %)"
-
-
-def _noise(board: Board) -> list[list[str]]:
-    if not board.fair:
-        return []
-    first = board.fair[0]
-    low, high = tables.accuracy_interval(first)
-    return [
-        ["one image", f"{100 / len(first.labels):.4f} points"],
-        ["95 % interval of the first row", f"± {50 * (high - low):.2f} points"],
-    ]
 
 
 def reproduce(board: Board) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fer_bench import audit, metrics, records
+from fer_bench.data.faces import OFFICIAL_LABELS
 from fer_bench.ensemble import Combined, Recipe, combine_records, passes
 from fer_bench.errors import UserError
+from fer_bench.files import sha256_bytes
 from fer_bench.leaderboard import figures
 from fer_bench.leaderboard.folds import fold_problems
 from fer_bench.leaderboard.rows import FIT, TEST, VALIDATION, Board
@@ -43,6 +45,7 @@ def record_problems(board: Path) -> list[str]:
     among = (
         _other_data(scored),
         _other_labels(board, scored),
+        _unofficial_labels(board, scored),
         _seed_problems(scored),
         fold_problems(board, scored),
         _vote_problems(board, scored),
@@ -63,6 +66,7 @@ def joining_problems(board: Path, record: Record, others: list[Record]) -> list[
     folds = [other for other in others if stem_of(other) in sources or other in [*same_name, *fitted]]
     among = (
         _other_labels(board, [*same_data[:1], record]),
+        _unofficial_labels(board, [record]),
         _seed_problems([*same_name, record]),
         fold_problems(board, [*folds, record]),
         _vote_problems(board, [record], others),
@@ -106,6 +110,21 @@ def _other_labels(board: Path, scored: list[Record]) -> Iterator[str]:
         for key in labels.keys() & expected.keys():
             if not np.array_equal(labels[key], expected[key]):
                 yield f"{stem_of(record)}: {key} differ from those of {first}, and the data digest is the same"
+
+
+def _unofficial_labels(board: Path, scored: list[Record]) -> Iterator[str]:
+    """Yield the records of whole FER2013 whose test labels are not those of the challenge, in its order."""
+    for record in scored:
+        data = record["data"]
+        if data["name"] != "fer2013" or data["counts"] != records.WHOLE or record.get("limited"):
+            continue
+        stored = records.arrays(board, record)
+        for part, official in OFFICIAL_LABELS.items():
+            if (labels := stored.get(f"{part}/labels")) is not None and sha256_bytes(labels.tobytes()) != official:
+                yield (
+                    f"{stem_of(record)}: {part}/labels are not FER2013's in the order of fer2013.csv, so neither are "
+                    "the rows; make the record again from data in that order"
+                )
 
 
 def _seed_problems(scored: list[Record]) -> Iterator[str]:

@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ TEST, VALIDATION, FIT = "PrivateTest", "PublicTest", "Training"
 LEVEL = 0.05  # family-wise, for all pairs of rows together
 
 Record = dict[str, Any]
+Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,7 @@ class Row:
     name: str
     seeds: tuple[Record, ...]
     labels: np.ndarray  # (N,) uint8, PrivateTest
-    predicted: dict[str, np.ndarray]  # view set -> (N,) class on PrivateTest, of the declared seed
+    predicted: dict[str, np.ndarray]  # view set -> (N,) uint8 class on PrivateTest, of the declared seed
     flag: str = ""  # digest of its data, where that is not the board's
     validated: dict[str, np.ndarray] = field(default_factory=dict)  # view set -> (N,) right on PublicTest, if stored
 
@@ -70,7 +73,12 @@ class Row:
     def mean(self, figure: str, part: str = TEST, view: str | None = None) -> float | None:
         """Mean of a figure over seeds, None where a view set is not stored."""
         values = self.values(figure, part, view)
-        return float(np.mean(values)) if values else None
+        return fmean(values) if values else None
+
+    def confusion(self, part: str = TEST) -> np.ndarray:
+        """Confusion matrix (C, C), rows the truth: counts, for several seeds their mean."""
+        counts = [np.array(seed["figures"][part][self.headline]["confusion"]) for seed in self.seeds]
+        return sum(counts[1:], counts[0]) / len(counts)
 
 
 @dataclass(frozen=True)
@@ -97,19 +105,20 @@ class Board:
     digest: str = ""
     audit: Audit | None = None  # of the board's own data, or none
     folder: Path | None = None  # where the arrays of further seeds are
+    reliability: dict[str, Bins] = field(default_factory=dict)  # leading row -> what metrics.reliability returns
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any] | None:
         """The facts of the data that the unflagged rows share; the canonical form's where a row has it."""
         facts = [seed["data"] for row in self.fair for seed in row.seeds] or [f["data"] for f in self.failures]
         return max(facts, key=lambda fact: fact["canonical"], default=None)
 
-    @property
+    @cached_property
     def toy(self) -> bool:
         """Whether any row was made on the drawn faces."""
         return any(record["data"]["name"] == "toyfaces" for record in self.records)
 
-    @property
+    @cached_property
     def fair(self) -> tuple[Row, ...]:
         """The rows on the board's own data, which can be compared with each other."""
         return tuple(row for row in self.rows if not row.flag)
@@ -123,7 +132,7 @@ class Board:
         """The first submitted row, None where there is none: a model or an ensemble, only its source knows."""
         return next((row for row in self.fair if row.is_external), None)
 
-    @property
+    @cached_property
     def leading(self) -> tuple[Row, ...]:
         """The best single model, the best ensemble and the best submitted row, as far as there are."""
         best = (self.best(ensemble=False), self.best(ensemble=True), self.best_external)
@@ -142,7 +151,7 @@ def read(board: Path) -> Board:
     rows = sorted(_flagged(_rows(board, found)), key=_order)
     fair = [row for row in rows if not row.flag]
     p = pairwise_p(np.array([row.right() for row in fair])) if fair else np.empty((0, 0))
-    return Board(
+    content = Board(
         rows=tuple(rows),
         ranks=_ranks(fair, p),
         against_first={row.name: _pair(row, fair[0], p[0, i]) for i, row in enumerate(fair) if i},
@@ -154,6 +163,13 @@ def read(board: Path) -> Board:
         audit=audited if audited and fair and all(fits(audited, row) for row in fair) else None,
         folder=board,
     )
+    return replace(content, reliability={row.name: _reliability(board, row) for row in content.leading})
+
+
+def _reliability(board: Path, row: Row) -> Bins:
+    """Confidence and accuracy by bin, of the declared seed on PrivateTest."""
+    probabilities = records.arrays(board, row.record)[f"{TEST}/{row.headline}"]
+    return metrics.reliability(row.right(), metrics.normalised(row.labels, probabilities).max(axis=1))
 
 
 def _gains(board: Path, found: list[Record], rows: Sequence[Row]) -> dict[str, Gain]:
@@ -188,7 +204,7 @@ def _rows(board: Path, found: list[Record]) -> list[Row]:
 
 def _row(board: Path, name: str, seeds: tuple[Record, ...]) -> Row:
     stored = records.arrays(board, seeds[0])
-    predicted = {view: stored[f"{TEST}/{view}"].argmax(axis=1) for view in seeds[0]["views"]}
+    predicted = {view: stored[f"{TEST}/{view}"].argmax(axis=1).astype(np.uint8) for view in seeds[0]["views"]}
     return Row(name, seeds, stored[f"{TEST}/labels"], predicted, validated=_validated(stored, seeds[0]))
 
 
@@ -223,16 +239,12 @@ def pairwise_p(right: np.ndarray) -> np.ndarray:
     All pairs are one family, so a rank range and a comparison with the first row never contradict each other.
     The tests themselves are those of ``metrics.mcnemar_exact``, done for all pairs at once.
     """
-    from scipy.stats import binom
-
-    hits, misses = right.astype(np.float64), (~right).astype(np.float64)
+    hits, misses = right.astype(np.float32), (~right).astype(np.float32)  # exact for fewer than 2**24 rows
     only = np.rint(hits @ misses.T).astype(np.int64)  # (M, M): row i right where row j is wrong
-    discordant = only + only.T
-    p = np.minimum(1.0, 2 * binom.cdf(np.minimum(only, only.T), discordant, 0.5))
     upper = np.triu_indices(len(right), k=1)
-    corrected = np.ones_like(p)
-    corrected[upper] = metrics.holm(p[upper].tolist())
-    return np.minimum(corrected, corrected.T)
+    p = np.ones(only.shape)
+    p[upper] = metrics.holm_array(metrics.sign_test(only[upper], only.T[upper]))
+    return np.minimum(p, p.T)
 
 
 def _ranks(rows: Sequence[Row], p: np.ndarray) -> dict[str, tuple[int, int]]:

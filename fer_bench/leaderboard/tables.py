@@ -1,4 +1,4 @@
-"""The board's own tables: results, what a row is, probabilities, test-time views, classes, confusion matrices."""
+"""The board's own tables: results, what a row is, cleaner rows, test-time views, failures."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from fer_bench import metrics
-from fer_bench.data import EMOTIONS
 from fer_bench.leaderboard import ensembles
 from fer_bench.leaderboard.markdown import (
     NOTHING,
@@ -18,7 +17,7 @@ from fer_bench.leaderboard.markdown import (
     points_interval,
     table,
 )
-from fer_bench.leaderboard.rows import LEVEL, TEST, VALIDATION, Board, Pair, Record, Row
+from fer_bench.leaderboard.rows import LEVEL, Board, Pair, Record, Row
 from fer_bench.records import stem_of
 
 DAGGER = "†"  # marks the rows that were submitted
@@ -34,8 +33,8 @@ def results(board: Board) -> str:
         "seeds",
         "one view %",
         "to the first row, points [95 %]",
-        "macro-F1 %",
-        "PublicTest %",
+        "macro-F1 % [95 %]",
+        "passes an image",
     ]
     return table(head, [_result(board, row) for row in board.rows], "rlrrrlrr")
 
@@ -48,8 +47,8 @@ def _result(board: Board, row: Row) -> list[str]:
         seeds(row),
         percent(row.mean("accuracy", view="none")),
         _difference(board, row),
-        percent(row.mean("macro_f1")),
-        percent(row.mean("accuracy", VALIDATION)),
+        f"{percent(row.mean('macro_f1'))} {interval(*metrics.macro_f1_interval(row.confusion()))}",
+        str(row.record["passes"][row.headline] or NOTHING),
     ]
 
 
@@ -62,7 +61,7 @@ def title(row: Row) -> str:
 
 def accuracy_interval(row: Row) -> tuple[float, float]:
     """Wilson interval of the row's accuracy; for several seeds, of their mean count of right answers."""
-    return metrics.wilson(round(float(np.mean(row.values("correct")))), len(row.labels))
+    return metrics.wilson(round(row.mean("correct") or 0), len(row.labels))
 
 
 def rank(board: Board, row: Row) -> str:
@@ -193,22 +192,6 @@ def _links(row: Row, prefix: str) -> str:
     return " ".join(f"[{run[:8]}]({path})" for run, path in files)
 
 
-def probabilities(board: Board) -> str:
-    """Figures that accuracy does not show."""
-    head = ["name", "balanced accuracy %", "top-2 %", "NLL, nats", "ECE %"]
-    rows = [
-        [
-            row.name,
-            percent(row.mean("balanced_accuracy")),
-            percent(row.mean("top2")),
-            number(row.mean("nll"), 4),
-            percent(row.mean("ece")),
-        ]
-        for row in board.rows
-    ]
-    return table(head, rows, "lrrrr")
-
-
 def cleaner(board: Board, subsets: dict[str, np.ndarray]) -> str:
     """Accuracy of each row's declared seed on all test images and on each subset, a mask (N,), with its interval."""
     counted = [f"{name}, n = {mask.sum():,}: % [95 %]" for name, mask in subsets.items()]
@@ -245,35 +228,6 @@ def _view(row: Row, view: str) -> list[str]:
         points_interval(*metrics.paired_bootstrap(after, before)),
         p_value(metrics.mcnemar_exact(after, before)),
     ]
-
-
-def classes(rows: Sequence[Row]) -> str:
-    """Recall and precision of each class, for a few rows side by side (declared seed)."""
-    head = ["class", "images", *(f"{word} %: {row.name}" for row in rows for word in ("recall", "precision"))]
-    counts = np.bincount(rows[0].labels, minlength=len(EMOTIONS))
-    figures = [row.record["figures"][TEST][row.headline] for row in rows]
-    body = [
-        [emotion, f"{counts[i]:,}", *(percent(f[key][i]) for f in figures for key in ("recall", "precision"))]
-        for i, emotion in enumerate(EMOTIONS)
-    ]
-    return table(head, body, "lr" + "rr" * len(rows))
-
-
-def confusion(row: Row) -> tuple[str, str]:
-    """The declared seed's confusion matrix as counts and as row percentages; rows are the truth."""
-    counts = np.array(row.record["figures"][TEST][row.headline]["confusion"])
-    sums = counts.sum(axis=1, keepdims=True)
-    shares = 100 * counts / np.maximum(sums, 1)
-    return (
-        matrix([[f"{n:,}" for n in line] for line in counts]),
-        matrix([[f"{share:.1f}" for share in line] for line in shares]),
-    )
-
-
-def matrix(cells: Sequence[Sequence[str]]) -> str:
-    """Seven by seven cells with the names of the classes on both sides."""
-    rows = [[f"**{emotion}**", *line] for emotion, line in zip(EMOTIONS, cells, strict=True)]
-    return table(["truth ↓ predicted →", *EMOTIONS], rows, "l" + "r" * len(EMOTIONS))
 
 
 def failures(found: Sequence[Record]) -> str:

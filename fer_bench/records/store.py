@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +119,29 @@ def _unpacked(npz: Path, data: bytes) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > MOST_BYTES:
-            raise ValueError(f"{size:,} bytes unpacked, at most {MOST_BYTES:,} are read")
-        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-            return {key: loaded[key] for key in loaded.files}
+            if size > MOST_BYTES:
+                raise ValueError(f"{size:,} bytes unpacked, at most {MOST_BYTES:,} are read")
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
     except Exception as error:  # damaged bytes fail in many ways: zip, header, shape, memory
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{npz}: is no readable .npz ({reason}); restore it, or delete both and run again") from error
+
+
+def _array(data: bytes) -> np.ndarray:
+    """Return the array in the bytes of an .npy, as ``np.load`` does, which parses every header anew: half its time."""
+    length = 10 + int.from_bytes(data[8:10], "little")
+    shape, is_fortran, kind = _header(data[:length]) if data[6:8] == b"\x01\x00" else ((), True, np.dtype(object))
+    if is_fortran or kind.hasobject:  # nothing that this package writes
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return np.frombuffer(bytearray(data), kind, count=math.prod(shape), offset=length).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type that the first bytes of an .npy of version 1.0 declare."""
+    file = io.BytesIO(head)
+    np.lib.format.read_magic(file)
+    return np.lib.format.read_array_header_1_0(file)
 
 
 def adopt(board: Path, other: Path, record: Record) -> Path:
