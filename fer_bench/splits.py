@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from fer_bench import twins
 from fer_bench.data import PARTS, Faces, require_labels
 from fer_bench.errors import UserError
 
@@ -60,13 +61,6 @@ def digest(faces: Faces) -> str:
     return total.hexdigest()
 
 
-def twin_groups(images: np.ndarray) -> np.ndarray:
-    """Group ids (N,) int64 of images (N, S, S): one id for identical pixels, a mirrored copy counts as identical."""
-    ids: dict[bytes, int] = {}
-    keys = (min(image.tobytes(), image[:, ::-1].tobytes()) for image in images)
-    return np.array([ids.setdefault(key, len(ids)) for key in keys], dtype=np.int64)
-
-
 def folds(images: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Fold ids (N,) int64 in 0..k-1, alike in class shares; twins share a fold.
 
@@ -102,7 +96,7 @@ def holdout(images: np.ndarray, labels: np.ndarray, fraction: float, seed: int) 
 
 def _groups(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Group ids (N,) and the first row of each group (G,)."""
-    groups = twin_groups(images)
+    groups = twins.groups(images)
     return groups, np.unique(groups, return_index=True)[1]
 
 

@@ -11,8 +11,8 @@ import fer_bench
 PACKAGE = Path(fer_bench.__file__).parent
 # fmt: off
 ORDER = [
-    "errors", "files", "config", "data", "toyfaces", "splits", "audit", "augment", "models", "train", "predict",
-    "records", "metrics", "ensemble", "diagnosis", "tune", "leaderboard", "submit", "compare", "pack",
+    "errors", "files", "config", "data", "toyfaces", "twins", "splits", "audit", "augment", "models", "train",
+    "predict", "records", "metrics", "ensemble", "diagnosis", "tune", "leaderboard", "submit", "compare", "pack",
     "suite",
     "cli",
 ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_bench import audit, cli, toyfaces
-from fer_bench.audit import ferplus, twins
+from fer_bench import audit, cli, toyfaces, twins
+from fer_bench.audit import ferplus
 from fer_bench.data import PARTS, Faces
 from fer_bench.data.faces import assemble
 from fer_bench.errors import UserError

@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -229,14 +228,6 @@ def test_bags_pick_from_their_share_and_count_alike():
         single.append(counts)
     np.testing.assert_allclose(three, np.mean(single, axis=0))
     assert three.sum() == pytest.approx(1)
-
-
-def test_greedy_of_a_hundred_members_takes_under_two_seconds():
-    stacked, labels = make(100, 3589, 5)
-    how = config.Greedy().model_dump()
-    start = time.process_time()
-    ensemble.greedy_counts(stacked, labels, np.random.default_rng(0), **how)
-    assert time.process_time() - start < 2
 
 
 # ---- stacking and temperature

@@ -9,6 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from fer_bench import data, splits
 from fer_bench.errors import UserError
+from fer_bench.twins import groups as twin_groups
 
 PACKAGE = Path(splits.__file__).parent
 
@@ -106,15 +107,44 @@ def test_digest_follows_the_rows_of_each_part(toy):
 
 
 def test_twins_share_a_group_also_when_mirrored(twins):
-    groups = splits.twin_groups(twins[0])
+    groups = twin_groups(twins[0])
     pairs = [(i, j) for i in range(140) for j in range(i) if groups[i] == groups[j]]
     assert pairs == [(1, 0), (3, 2), (5, 4), (6, 4), (6, 5)]
     assert groups.max() == 135
 
 
+def test_near_twins_share_a_group_through_others(twins):
+    images = twins[0].copy()
+    rng = np.random.default_rng(1)
+    for row, like, noise in ((20, 8, 8), (30, 20, 8), (40, 9, 120)):  # 8 and 30 are related through 20 alone
+        images[row] = np.clip(images[like].astype(int) + rng.normal(0, noise, (48, 48)), 0, 255)
+    images[20] = images[20][:, ::-1] // 2 + 30  # mirrored and of less contrast
+    images[50] = images[60] = 7  # constant
+    groups = twin_groups(images)
+    new = [(i, j) for i in range(140) for j in range(i) if groups[i] == groups[j] and i >= 8]
+    assert new == [(20, 8), (30, 8), (30, 20), (60, 50)]
+    assert [np.flatnonzero(groups == group)[0] for group in range(groups.max() + 1)] == sorted(
+        {int(np.flatnonzero(groups == group)[0]) for group in groups}
+    )
+
+
+def test_a_kept_search_is_taken_and_a_damaged_one_is_made_again(twins, tmp_path, monkeypatch):
+    images = twins[0]
+    found = twin_groups(images, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    monkeypatch.setattr("fer_bench.twins.near", lambda images: pytest.fail("searched again"))
+    np.testing.assert_array_equal(twin_groups(images, tmp_path), found)
+    monkeypatch.undo()
+    for damaged in (b"", whole[:-1], bytes([*whole[:200], whole[200] ^ 1, *whole[201:]])):
+        kept.write_bytes(damaged)
+        np.testing.assert_array_equal(twin_groups(images, tmp_path), found)
+        assert kept.read_bytes() == whole
+
+
 def test_folds_keep_twins_together_and_class_shares(twins):
     images, labels = twins
-    groups = splits.twin_groups(images)
+    groups = twin_groups(images)
     ids = splits.folds(images, labels, 5, seed=1)
     assert sorted(set(ids.tolist())) == [0, 1, 2, 3, 4]
     assert all(len(set(ids[groups == group])) == 1 for group in groups)
@@ -128,7 +158,7 @@ def test_folds_keep_twins_together_and_class_shares(twins):
 
 def test_holdout_keeps_twins_together_and_class_shares(twins):
     images, labels = twins
-    groups = splits.twin_groups(images)
+    groups = twin_groups(images)
     mask = splits.holdout(images, labels, 0.25, seed=1)
     assert mask.dtype == bool
     assert all(len(set(mask[groups == group])) == 1 for group in groups)

@@ -241,7 +241,7 @@ def test_the_same_settings_under_another_name_are_the_same_run(tmp_path, monkeyp
     assert trained == ["mlp"]
     assert one is not None
     assert two is not None
-    assert "from 1 trained run," in (board(tmp_path) / "leaderboard.md").read_text()
+    assert "from 1 trained run are scored" in (board(tmp_path) / "leaderboard.md").read_text()
     assert (one["run_id"], one["predictions"]["sha256"]) == (two["run_id"], two["predictions"]["sha256"])
 
 

@@ -1,6 +1,6 @@
 """What is wrong with the data itself: twins within and across parts, contradicting labels, constant images.
 
-``twins`` searches, ``ferplus`` reads a second opinion on the labels, ``findings`` puts both in relation to the parts,
+``ferplus`` reads a second opinion on the labels, ``findings`` puts it and the twins in relation to the parts,
 ``stored`` keeps the row numbers that the board scores apart, ``report`` shows a person what was found. No model is
 involved and nothing is chosen by it, so reading PrivateTest here is no look at the test.
 """

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_bench.audit import ferplus, twins
+from fer_bench import twins
+from fer_bench.audit import ferplus
 from fer_bench.data import PARTS, Faces
 from fer_bench.data.faces import UNLABELLED
 from fer_bench.files import sha256_file
