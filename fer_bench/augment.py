@@ -1,4 +1,4 @@
-"""Batch in, batch out: per-sample random changes of training images, and the fixed views of test images.
+"""Batch in, batch out: per-sample random changes of training images, and the fixed copies of test images.
 
 Everything works on gray images (B, 1, S, S) in [0, 1] at the native side, before upscaling, which is cheaper than
 warping upscaled images. Each random function takes its generator; nothing here touches a global one. What is drawn for
@@ -7,16 +7,13 @@ launch there than to do.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fer_bench.config import Augment
-
-PASSES = {"none": 1, "flip": 2}
-"""Forward passes an image of each view set. none: the image; flip: the image and its mirror, weights 1/2 and 1/2."""
+from fer_bench.views import View
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -136,14 +133,32 @@ def _beta(alpha: float, generator: torch.Generator) -> float:
     return first / (first + second) if first + second > 0 else 0.5
 
 
-def views(x: Tensor, name: str) -> Sequence[tuple[float, Tensor]]:
-    """The weighted views of a view set for ``x`` (B, C, S, S); the weights sum to 1.
+def copy_of(x: Tensor, view: View) -> Tensor:
+    """The copy of each image that a view asks for, but for its mirroring: (B, 1, S, S) -> (B, 1, S - trim, S - trim).
 
-    Raises:
-        ValueError: for a view set that does not exist.
+    All images change alike. Mirroring is left to who resizes: a copy and its mirror image share one resized tensor.
     """
-    if name == "none":
-        return [(1.0, x)]
-    if name == "flip":
-        return [(0.5, x), (0.5, x.flip(-1))]
-    raise ValueError(f"unknown view set {name!r}; known: {', '.join(PASSES)}")
+    return box(turn(x, view.angle) if view.angle else x, view.trim, view.down, view.right)
+
+
+def turn(x: Tensor, degrees: float) -> Tensor:
+    """Rotate images (B, 1, S, S) about their centre, bilinear, outside filled with the nearest edge pixel.
+
+    The batch takes the place of channels, so that one grid serves all of it.
+    """
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=x.device)
+    stacked = x.transpose(0, 1)  # (1, B, S, S)
+    grid = F.affine_grid(matrix, list(stacked.shape), align_corners=False)
+    return F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False).transpose(0, 1)
+
+
+def box(x: Tensor, trim: int, down: int, right: int) -> Tensor:
+    """Cut a square that is ``trim`` pixels smaller than the images; outside them it has their nearest edge pixel."""
+    side = x.shape[-1] - trim
+    top, left = trim // 2 + down, trim // 2 + right
+    outside = [max(0, -left), max(0, left - trim), max(0, -top), max(0, top - trim)]
+    if any(outside):
+        x = F.pad(x, outside, mode="replicate")
+    top, left = max(0, top), max(0, left)
+    return x[..., top : top + side, left : left + side]

@@ -210,7 +210,7 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
             duration(row["seconds"]) if known else "-",
             f"{row['bytes'] / 2**30:.2f} GiB" if known else "-",
         )
-    missing = sorted({row["unavailable"] for row in rows if row["unavailable"] and row["state"] != "done"})
+    missing = sorted({row["unavailable"] for row in rows if row["unavailable"]})
     total = sum(row.get("seconds", 0) for row in rows if _state_of(row) != "no weights")
     _print(table, *missing, f"estimated time of what can start: {duration(total)}")
     later = [_title(row) for row in rows if not row.get("fits", True)]
@@ -222,8 +222,8 @@ def _state_of(row: dict[str, Any]) -> str:
     """The state of a planned run, or that its weights are to be fetched, or cannot be had."""
     from fer_bench.models import NOT_LOCAL
 
-    if not row["unavailable"] or row["state"] == "done":
-        return row["state"]
+    if not row["unavailable"]:
+        return "score kept weights" if row["state"] == "score" else row["state"]
     return "weights not local" if NOT_LOCAL in row["unavailable"] else "no weights"
 
 
@@ -556,7 +556,10 @@ def predict(
     board: Board = Path("benchmark"),
     runs_dir: RunsDir = Path("runs"),
     device: Device = "auto",
-    view: Annotated[str | None, typer.Option("--view", help="none or flip; default: the record's headline")] = None,
+    view: Annotated[
+        str | None,
+        typer.Option("--view", help="a view set, such as none, flip or ten-crop; default: the record's headline"),
+    ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option("--part", help="of FER2013 data, repeatable; default: all but labelled PrivateTest rows"),
@@ -572,8 +575,8 @@ def predict(
     from fer_bench.suite import apply
     from fer_bench.suite.members import pick_device
 
-    if view not in (None, "none", "flip"):
-        raise UserError(f"--view: unknown {view!r}; use none or flip")
+    if view is not None:
+        _require_view_set(view)
     for name in part or ():
         if name not in PARTS:
             raise UserError(f"--part: unknown {name!r}; use {', '.join(PARTS)}")
@@ -586,6 +589,15 @@ def predict(
         typer.echo(text, nl=False)
     else:
         write_atomic(output, text.encode())
+
+
+def _require_view_set(name: str) -> None:
+    from fer_bench.views import known
+
+    try:
+        known(name)
+    except ValueError as error:
+        raise UserError(f"--view: {error}") from None
 
 
 @app.command("fetch-weights")

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from fer_bench import views as view_sets
 from fer_bench.errors import UserError
 
 PROTOCOL = "fer2013-v1"
@@ -57,7 +58,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME, max_length=60), AfterValidator(_not_a_seed)]
-View = Literal["none", "flip"]
+View = Annotated[str, AfterValidator(view_sets.known), Field(json_schema_extra={"enum": list(view_sets.NAMES)})]
 Views = Annotated[tuple[View, ...], Field(min_length=1, strict=False), AfterValidator(_each_once)]
 
 
@@ -135,7 +136,9 @@ class Member(Frozen):
     )
     train: Train = Train()
     augment: Augment = Augment()
-    views: Views = Field(("none", "flip"), description="view sets to store; the last one is the headline")
+    views: Views = Field(
+        ("none", "flip"), description="test-time view sets to store, such as flip+rotate; the last one is the headline"
+    )
     folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
         None, description="also train on all but each of so many parts of Training, for out-of-fold ensembles"
     )

@@ -1,12 +1,12 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torchvision import transforms as tv
 
 from fer_bench import augment
 from fer_bench.config import Augment
+from fer_bench.views import View, view_set
 
 
 def gen(seed=0):
@@ -130,15 +130,59 @@ def test_same_generator_same_images():
     assert not torch.equal(augment.augment(faces(), how, gen(5)), augment.augment(faces(), how, gen(6)))
 
 
-@pytest.mark.parametrize("name", list(augment.PASSES))
-def test_views_have_unit_weight_and_the_stated_passes(name):
-    views = augment.views(faces(), name)
-    assert len(views) == augment.PASSES[name]
-    assert math.isclose(sum(weight for weight, _ in views), 1)
+def copies(x, name):
+    """The views of a set as images, each with its weight."""
+    return [
+        (weight, (copy.flip(-1) if view.mirror else copy))
+        for view, weight in view_set(name).items()
+        for copy in [augment.copy_of(x, view)]
+    ]
 
 
-def test_flip_view_is_the_mirror():
-    x = faces()
-    assert torch.equal(augment.views(x, "flip")[1][1], torch.flip(x, [3]))
-    with pytest.raises(ValueError, match="unknown view set"):
-        augment.views(x, "spin")
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("five-crop", tv.functional.five_crop), ("ten-crop", tv.functional.ten_crop)]
+)
+def test_crops_are_those_of_torchvision(name, theirs):
+    x = faces(2)
+    expected = theirs(x, [44, 44])
+    found = [copy for _, copy in copies(x, name)]
+    assert {copy.numpy().tobytes() for copy in found} == {crop.contiguous().numpy().tobytes() for crop in expected}
+    mean = sum(weight * copy for weight, copy in copies(x, name))
+    assert torch.allclose(mean, torch.stack(expected).mean(0), atol=1e-6)
+
+
+def test_shifts_move_whole_pixels_over_a_repeated_edge():
+    x = faces(1)
+    moves = [(0, 0), (-2, 0), (2, 0), (0, -2), (0, 2)]
+    expected = {ndimage.shift(x[0, 0].numpy(), move, order=0, mode="nearest").tobytes() for move in moves}
+    assert {copy[0, 0].contiguous().numpy().tobytes() for _, copy in copies(x, "shift")} == expected
+
+
+def test_multi_scale_is_the_image_its_centre_and_a_wider_frame():
+    x = faces(1)
+    face = x[0, 0].numpy()
+    by_side = {copy.shape[-1]: copy[0, 0].numpy() for _, copy in copies(x, "multi-scale")}
+    assert np.array_equal(by_side[48], face)
+    assert np.array_equal(by_side[44], face[2:46, 2:46])
+    assert np.array_equal(by_side[52], np.pad(face, 2, mode="edge"))
+
+
+def test_turned_views_agree_with_scipy():
+    x = torch.cat([ramp(), ramp().flip(-1)])
+    for view in view_set("rotate"):
+        turned = augment.copy_of(x, view)
+        for image, copy in zip(x[:, 0].numpy(), turned[:, 0].numpy(), strict=True):
+            expected = ndimage.rotate(image, view.angle, reshape=False, order=1, mode="nearest")
+            assert np.abs(copy - expected).max() < 1e-3
+
+
+def test_a_crop_of_a_shifted_image_is_one_box():
+    x = faces(1)
+    face = np.pad(x[0, 0].numpy(), 8, mode="edge")
+    copy = augment.copy_of(x, View(trim=4, down=4, right=-3))
+    assert np.array_equal(copy[0, 0].numpy(), face[8 + 6 : 8 + 50, 8 - 1 : 8 + 43])
+
+
+def test_the_plain_view_is_the_image_itself():
+    x = faces(2)
+    assert augment.copy_of(x, View()).data_ptr() == x.data_ptr()

@@ -70,6 +70,9 @@ class Known:
         self.measured.append(run.member.name)
         return self.takes[run.member.name]
 
+    def note_finished(self, run):
+        self.finished.add(run.run_id)
+
     def learn(self, run, seconds, share):
         self.takes[run.member.name] = seconds / share
 

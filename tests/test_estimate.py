@@ -6,14 +6,15 @@ import torch
 
 from fer_bench import records
 from fer_bench.config import Member, Train
+from fer_bench.records import checkpoint_path
 from fer_bench.suite import estimate
-from fer_bench.suite.plan import Options, Run, checkpoint_path
+from fer_bench.suite.plan import Options, Run
 
 COUNTS = {"Training": 1000, "PublicTest": 100, "PrivateTest": 200}
 MEMBER = Member(
     name="m", backbone="baseline:mlp", pretrained=False, views=("none", "flip"), train=Train(epochs=3, batch_size=64)
 )
-WORK = 3 * 1000 + 0.35 * (3 * 100 + 3 * (100 + 200))  # epochs and their validation, then three passes over both parts
+WORK = 3 * 1000 + 0.35 * (3 * 100 + 2 * (100 + 200))  # epochs and their validation, then two passes over both parts
 
 
 def setting(tmp_path) -> Any:
@@ -52,7 +53,7 @@ def test_jobs_share_a_processor_until_one_shows_its_speed(tmp_path):
 
 
 def test_a_checkpoint_leaves_the_rest_of_the_steps(tmp_path):
-    path = checkpoint_path(Options(runs_dir=tmp_path), run().run_id)
+    path = checkpoint_path(tmp_path, run().identity)
     path.parent.mkdir()
     torch.save({"epoch": 1, "step": 3}, path)
     forecast = estimate.Forecast(setting(tmp_path), measure=measure)
@@ -72,6 +73,16 @@ def test_the_board_knows_what_this_machine_has_done(tmp_path, monkeypatch):
         forecast = estimate.Forecast(setting(tmp_path), measure=measure)
         assert forecast.seconds(run()) == whole(expected)
         assert forecast.finished == {"a"}
+
+
+def test_a_run_whose_weights_are_kept_is_only_scored(tmp_path, monkeypatch):
+    wide = MEMBER.model_copy(update={"views": ("none", "flip", "ten-crop", "rotate")})  # 2 + 10 + 2 distinct views
+    scoring = 0.01 * 0.35 * 14 * (100 + 200)
+    forecast = estimate.Forecast(setting(tmp_path), measure=measure)
+    assert forecast.seconds(run(wide, "score")) == whole(scoring)
+    forecast.note_finished(run())
+    assert forecast.seconds(run(wide)) == whole(scoring)
+    assert forecast.seconds(run(wide, "redo")) == whole(0.01 * (3 * 1035) + scoring + 0.5 * 45)
 
 
 def test_a_network_is_measured_on_its_device():

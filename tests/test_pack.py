@@ -114,8 +114,8 @@ def test_names_choose_rows_and_weights_go_along(rented, tmp_path, home):
     assert sorted(done.titles) == ["two.s0", "wild.s0"]
     verdicts = pack.unpack(file, home, runs_dir=runs)
     assert states(verdicts) == {"two.s0": "new", "wild.s0": "new", "weights of two.s0": "new"}
-    run_id = records.load(home / "results" / "two.s0.json")["run_id"]
-    ours, theirs = (folder / "weights" / f"{run_id}.safetensors" for folder in (runs, rented / "runs"))
+    identity = records.load(home / "results" / "two.s0.json")["identity"]
+    ours, theirs = (records.weights_path(folder, identity) for folder in (runs, rented / "runs"))
     assert ours.read_bytes() == theirs.read_bytes()
     pack.pack(rented / "tiny", file, weights=["vote"], runs_dir=rented / "runs")
     assert sum(title.startswith("weights") for title in states(pack.unpack(file, home, runs_dir=runs))) == 2

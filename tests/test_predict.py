@@ -7,6 +7,7 @@ import torch
 from fer_bench import predict
 from fer_bench.config import Member
 from fer_bench.models import build
+from fer_bench.views import NAMES
 
 CPU = torch.device("cpu")
 
@@ -22,7 +23,7 @@ def images(n=5):
 
 
 def by_hand(network, faces):
-    x = torch.from_numpy(faces).float().view(-1, 1, 48, 48) / 255
+    x = torch.from_numpy(faces).float().unsqueeze(1) / 255
     x = torch.nn.functional.interpolate(x, size=64, mode="bilinear").repeat(1, 3, 1, 1)
     x = (x - torch.tensor(network.mean).view(3, 1, 1)) / torch.tensor(network.std).view(3, 1, 1)
     with torch.no_grad():
@@ -39,6 +40,39 @@ def test_flip_is_the_mean_over_the_image_and_its_mirror(network):
     p = predict.probabilities(network, images(), "flip", device=CPU)
     mirrored = np.ascontiguousarray(images()[:, :, ::-1])
     assert np.allclose(p, (by_hand(network, images()) + by_hand(network, mirrored)) / 2, atol=1e-5)
+
+
+def test_ten_crop_is_the_mean_over_the_crops_of_torchvision(network):
+    from torchvision.transforms.functional import ten_crop
+
+    crops = [crop.numpy() for crop in ten_crop(torch.from_numpy(images(3)), [44, 44])]
+    p = predict.probabilities(network, images(3), "ten-crop", device=CPU)
+    assert np.allclose(p, np.mean([by_hand(network, np.ascontiguousarray(crop)) for crop in crops], axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("side", [40, 48])
+def test_every_view_fits_a_network_of_one_side(side, precision):
+    mlp = build(Member(name="m", backbone="baseline:mlp", pretrained=False, image_size=side), None)
+    found = predict.by_view_set(mlp, images(2), NAMES[:9], device=CPU, precision=precision)
+    assert tuple(found) == NAMES[:9]
+    assert all(p.shape == (2, 7) and np.allclose(p.sum(1), 1, atol=1e-5) for p in found.values())
+
+
+def test_sets_share_their_views_and_change_no_bit_of_each_other(network):
+    calls = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            calls.append(len(x))
+            return network.module(x)
+
+    counting = dataclasses.replace(network, module=Counting().eval())
+    names = ["none", "flip+rotate", "multi-scale", "flip"]
+    together = predict.by_view_set(counting, images(2), names, device=CPU)
+    assert calls == [2] * 8  # six turned and mirrored images, among them two sets whole, and two more sizes
+    for name in names:
+        assert np.array_equal(together[name], predict.probabilities(network, images(2), name, device=CPU))
 
 
 def test_batches_and_small_memory_do_not_matter(network, monkeypatch):

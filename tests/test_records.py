@@ -342,6 +342,7 @@ def test_torn_json_is_named(board, text):
         (lambda r: r["predictions"].update(file="../x.npz"), "predictions.file"),
         (lambda r: r["predictions"].update(sha256="0" * 64), "SHA-256"),
         (lambda r: r.update(headline="ten-crop"), "headline 'ten-crop'"),
+        (lambda r: r["passes"].update(flip=3), "passes.flip: 3, but the view set takes 2"),
         (lambda r: r["data"]["counts"].update(PublicTest=7), "PublicTest: 6 labels, and data.counts says 7"),
         (
             lambda r: r["figures"]["PrivateTest"]["flip"].update(accuracy=0.999),
@@ -475,6 +476,29 @@ def test_conflict_names_the_keys_and_the_way_out():
     )
     assert records.conflict(member(), member()["identity"]) is None
     assert records.conflict(failure(), member()["identity"]) is None
+
+
+def with_views(*views, seed=0):
+    found = copy.deepcopy(member(seed=seed))
+    found["identity"]["member"]["views"] = list(views)
+    return found
+
+
+def test_view_sets_are_no_part_of_a_training():
+    one, more = with_views("none"), with_views("none", "ten-crop")
+    assert records.training_id(one["identity"]) == records.training_id(more["identity"])
+    assert records.run_id(one["identity"]) != records.run_id(more["identity"])
+    assert records.same_training(one, more["identity"])
+    assert not records.same_training(one, with_views("none", seed=1)["identity"])
+    assert not records.same_training(failure(), failure()["identity"])
+
+
+def test_a_record_has_view_sets_that_exist(board):
+    record, arrays = member(), arrays_of(views=("none", "spin"))
+    for where in (record["passes"], *record["figures"].values()):
+        where["spin"] = where.pop("flip")
+    with pytest.raises(UserError, match="'spin' is no view set"):
+        records.save(board, record | {"views": ["none", "spin"], "headline": "spin"}, arrays)
 
 
 @pytest.mark.parametrize(

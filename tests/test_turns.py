@@ -47,7 +47,7 @@ def plan_of(tmp_path, text=ONE_SEED, **more):
 
 def test_run_that_another_process_is_at_is_left_and_told(tmp_path):
     slow = next(run for run in plan_of(tmp_path) if run.member.name == "mlp-slow")
-    with claimed(tmp_path / "runs", slow.run_id) as other:
+    with claimed(tmp_path / "runs", slow.training_id) as other:
         assert other is None
         outcome, display = heard(tmp_path)
     assert {record["name"] for record in outcome.records} == {"mlp"}
@@ -65,7 +65,7 @@ def test_suite_comes_back_to_a_run_that_another_process_finished_or_gave_up(tmp_
     elsewhere = tmp_path / "elsewhere"
     heard(tmp_path, output_dir=elsewhere / "tiny-limit70", runs_dir=elsewhere)
     held = contextlib.ExitStack()
-    held.enter_context(claimed(tmp_path / "runs", plan_of(tmp_path)[0].run_id))
+    held.enter_context(claimed(tmp_path / "runs", plan_of(tmp_path)[0].training_id))
     real, trained = stages._finish, []
 
     def finish(work, this):
@@ -119,18 +119,35 @@ def test_look_before_a_kill_is_in_the_record_that_follows(tmp_path, monkeypatch)
     assert leaderboard.check(board(tmp_path)) == []
 
 
+def identity(seed, *views):
+    return {"kind": "member", "seed": seed, "member": {"views": list(views)}}
+
+
+A = identity(0, "none")
+
+
 def look(second, run_id="a"):
     return {"part": "PrivateTest", "purpose": "x", "run_id": run_id, "time": f"2025-01-01T00:00:0{second}+00:00"}
 
 
 def test_looks_are_kept_one_a_line_and_a_torn_line_is_none(tmp_path):
-    assert looks.noted(tmp_path, "a") == []
-    looks.note(tmp_path, look(1))
-    with open(tmp_path / "looks" / "a.jsonl", "a") as file:
+    assert looks.noted(tmp_path, A) == []
+    looks.note(tmp_path, A, look(1))
+    (path,) = (tmp_path / "looks").iterdir()
+    with open(path, "a") as file:
         file.write(json.dumps(look(2))[:20])
-    looks.note(tmp_path, look(3))
-    looks.note(tmp_path, look(4, "b"))
-    assert looks.noted(tmp_path, "a") == [look(1), look(3)]
+    looks.note(tmp_path, A, look(3))
+    looks.note(tmp_path, identity(1, "none"), look(4, "b"))
+    assert looks.noted(tmp_path, A) == [look(1), look(3)]
+
+
+def test_looks_are_those_with_the_weights_whatever_views_and_under_the_older_file_name(tmp_path):
+    looks.note(tmp_path, A, look(1))
+    looks.note(tmp_path, identity(0, "none", "flip"), look(2, "b"))
+    older = tmp_path / "looks" / f"{records.run_id(A)}.jsonl"
+    older.write_text(json.dumps(look(0)) + "\n")
+    assert looks.noted(tmp_path, A) == [look(0), look(1), look(2, "b")]
+    assert looks.noted(tmp_path, identity(0, "flip")) == [look(1), look(2, "b")]
 
 
 def test_joined_looks_are_counted_once_each():

@@ -172,7 +172,7 @@ def _judge_record(board: Path, diff: Diff, stem: str, widened: set[str]) -> tupl
         return False, "new"
     if old["kind"] == "failure":
         return False, f"failed before ({old['failure']['reason']}), now {'again' if _failed(new) else 'finished'}"
-    what = _grown(old, new, widened) or _widened(board, diff, stem, old, new, widened)
+    what = _grown(old, new, widened) or _follows(old, new, widened) or _widened(board, diff, stem, old, new)
     if what:
         return False, what
     return True, f"changed ({_differences(old, new)}); rows stay as they are: bring it back, or choose another name"
@@ -236,16 +236,30 @@ def _lost_members(old: Record, new: Record, widened: set[str]) -> bool:
     )
 
 
-def _widened(board: Path, diff: Diff, stem: str, old: Record, new: Record, widened: set[str]) -> str | None:
-    """Say that a record stores more view sets, itself or its members, beside all that it had, or None."""
+def _follows(old: Record, new: Record, widened: set[str]) -> str | None:
+    """Say that an ensemble was built anew because runs in it store more view sets, or None.
+
+    What is fitted sees its members in the order of their run ids, which more view sets change, so its probabilities may
+    be others. That they are the recipe's own for the members as stored is what ``proof`` finds.
+    """
+    if not _same_recipe(old, new) or len(old["members"]) != len(new["members"]) or old["members"] == new["members"]:
+        return None
+    if _lost_members(old, new, widened) or not set(old["views"]) <= set(new["views"]):
+        return None
+    had = old["figures"]["PrivateTest"][old["headline"]]["accuracy"]
+    return f"follows its members, which store more views (it had {100 * had:.2f} %)"
+
+
+def _widened(board: Path, diff: Diff, stem: str, old: Record, new: Record) -> str | None:
+    """Say that a record stores more view sets beside all that it had, or None.
+
+    The probabilities that it had are the same bits, wherever the further sets were scored: ``run`` leaves them alone.
+    """
     kept = ("kind", "name", "seed", "fold", "data", "model", "headline", "history", "method", "weights", "chosen")
     more = [view for view in new.get("views", ()) if view not in old.get("views", ())]
-    is_ensemble = _same_recipe(old, new)
-    if old["kind"] not in (*records.TRAINED, "ensemble") or not (more or is_ensemble):
+    if old["kind"] not in (*records.TRAINED, "ensemble") or not more:
         return None
-    if any(old.get(key) != new.get(key) for key in kept) or _setting(old) != _setting(new):
-        return None
-    if is_ensemble and (len(old["members"]) != len(new["members"]) or _lost_members(old, new, widened)):
+    if any(old.get(key) != new.get(key) for key in (*kept, "members")) or _setting(old) != _setting(new):
         return None
     if not (old["passes"].items() <= new["passes"].items() and all(look in new["looks"] for look in old["looks"])):
         return None
@@ -253,9 +267,7 @@ def _widened(board: Path, diff: Diff, stem: str, old: Record, new: Record, widen
     after = _arrays(_bytes(board / "predictions" / f"{stem}.npz"))
     if not before or any(key not in after or not np.array_equal(before[key], after[key]) for key in before):
         return None
-    if more:
-        return f"{MORE_VIEWS}: {', '.join(more)}"
-    return "follows its members, which store more views" if old["members"] != new["members"] else None
+    return f"{MORE_VIEWS}: {', '.join(more)}"
 
 
 def _arrays(data: bytes | None) -> Arrays:

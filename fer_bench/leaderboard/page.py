@@ -15,9 +15,10 @@ from fer_bench.leaderboard import (
     needle,
     noise,
     tables,
+    views,
 )
 from fer_bench.leaderboard.markdown import count, details, escape, interval, listing, percent, points_interval, shelved
-from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Row
+from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Record, Row
 
 TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
 
@@ -37,7 +38,7 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
     return [
         ("Results", results(board)),
         ("Ensembles", ensembles.section(board)),
-        ("Test-time views", views(board)),
+        ("Test-time views", views.section(board)),
         ("What moved the needle", needle.section(board, measured)),
         ("Published figures", literature.section(board.published) if board.published else ""),
         ("Recall by class, beside the field", classes.section(board)),
@@ -165,7 +166,7 @@ def costs(board: Board, prefix: str) -> str:
     if not board.rows:
         return ""
     notes = ["*Minutes* is training time, for several seeds their mean, for an ensemble the sum of its members."]
-    if dirty := sorted({record["name"] for record in board.records if record["environment"].get("git_dirty")}):
+    if dirty := sorted({record["name"] for record in board.records if _made_dirty(record)}):
         notes.append(f"Made by code with uncommitted changes: {listing(dirty)}.")
     external = [row for row in board.rows if row.is_external]
     if external:
@@ -173,6 +174,11 @@ def costs(board: Board, prefix: str) -> str:
     said = [f"{tables.title(row)}: {row.record['note']}" for row in external if row.record["note"]]
     found = shelved("Every row", tables.costs(board, prefix))
     return "\n\n".join([found, " ".join(notes), *map(escape, said)])
+
+
+def _made_dirty(record: Record) -> bool:
+    """Whether the code that trained or that scored a record had uncommitted changes."""
+    return any(record["environment"].get(key) for key in ("git_dirty", "scored_git_dirty"))
 
 
 def cleaner(board: Board) -> str:
@@ -189,13 +195,6 @@ def cleaner(board: Board) -> str:
         notes += ", and on the images whose label is the majority vote of the ten FER+ annotators"
     found = shelved("Every row", tables.cleaner(board, subsets))
     return f"{found}\n\n{notes}, each with its 95 % Wilson interval."
-
-
-def views(board: Board) -> str:
-    """Gain and price of test-time augmentation."""
-    found = tables.views(board)
-    intro = "Probabilities averaged over changed copies of each image, against the plain image, on the declared seed."
-    return f"{intro}\n\n{found}" if found else ""
 
 
 def curves(board: Board, prefix: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fer_bench import audit, metrics, records
+from fer_bench.config import suite_file
 from fer_bench.data.faces import OFFICIAL_LABELS
 from fer_bench.ensemble import Combined, Recipe, combine_records, passes
 from fer_bench.errors import UserError
@@ -159,9 +160,14 @@ def _vote(board: Path, record: Record, known: dict[str, Record]) -> Iterator[str
         yield "members: their run ids are not those that its identity hashes"
     sources = [known.get(stem_of(source)) for source in record["members"]]
     for source, member in zip(record["members"], sources, strict=True):
-        if member is None or member["run_id"] != source["run_id"]:
+        if member is None:
             yield f"member {stem_of(source)} with run id {source['run_id']} is not on the board"
-    members = [member for member in sources if member]
+        elif member["run_id"] != source["run_id"]:
+            yield (
+                f"made with {stem_of(source)} of run id {source['run_id']}, and the board has {member['run_id']}; "
+                f"run `fer-bench ensemble {suite_file(record['suite'])}`"
+            )
+    members = [m for s, m in zip(record["members"], sources, strict=True) if m and m["run_id"] == s["run_id"]]
     if members and len(members) == len(sources):
         yield from _wrong_votes(board, record, members)
 

@@ -208,28 +208,6 @@ def _share_right(right: np.ndarray) -> str:
     return f"{percent(float(right.mean()))} {interval(*metrics.wilson(int(right.sum()), len(right)))}"
 
 
-def views(board: Board) -> str:
-    """What each view set gains over one view of the same row (declared seed), and its passes; "" without any."""
-    head = ["name", "views", "passes an image", "one view %", "with views %", "gain, points [95 %]", "uncorrected"]
-    rows = [
-        _view(row, view) for row in board.rows if "none" in row.predicted for view in row.predicted if view != "none"
-    ]
-    return table(head, rows, "llrrrll") if rows else ""
-
-
-def _view(row: Row, view: str) -> list[str]:
-    after, before = row.right(view), row.right("none")
-    return [
-        row.name,
-        view,
-        str(row.record["passes"][view]),
-        percent(float(before.mean())),
-        percent(float(after.mean())),
-        points_interval(*metrics.paired_bootstrap(after, before)),
-        p_value(metrics.mcnemar_exact(after, before)),
-    ]
-
-
 def failures(found: Sequence[Record]) -> str:
     """Runs that did not finish, and why."""
     head = ["name", "seed", "reason", "message"]

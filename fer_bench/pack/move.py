@@ -79,15 +79,11 @@ def _weights(trained: list[Record], runs_dir: Path) -> dict[str, Path]:
     """The files of the weights of records; name in the pack -> path."""
     found = {}
     for record in trained:
-        path = _weights_path(runs_dir, record["run_id"])
+        path = records.weights_path(runs_dir, record["identity"])
         if not path.is_file():
             raise UserError(f"{path}: the weights of {stem_of(record)} are not on this machine")
-        found[f"weights/{path.name}"] = path
+        found[f"weights/{record['run_id']}{path.suffix}"] = path
     return found
-
-
-def _weights_path(runs_dir: Path, run_id: str) -> Path:
-    return runs_dir / "weights" / f"{run_id}.safetensors"
 
 
 def unpack(file: Path, board: Path, *, runs_dir: Path) -> list[Verdict]:
@@ -119,7 +115,8 @@ def _place_weights(path: Path, verdicts: list[Verdict], board: Path, runs_dir: P
     own = came and records.find(board, came["name"], came["seed"], came.get("fold"))
     if not came or not own or own.get("predictions") is None or own["predictions"] != came.get("predictions"):
         return Verdict(f"weights {path.stem}", "refused", "their record is not the board's")
-    title, data, target = f"weights of {stem_of(came)}", path.read_bytes(), _weights_path(runs_dir, path.stem)
+    title, data = f"weights of {stem_of(came)}", path.read_bytes()
+    target = records.weights_path(runs_dir, came["identity"])
     if not _is_safetensors(data):
         return Verdict(title, "refused", "no whole .safetensors file")
     if target.is_file() and target.read_bytes() == data:

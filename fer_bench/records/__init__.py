@@ -7,12 +7,23 @@ part and view set (``PrivateTest/flip``), and the labels (``PrivateTest/labels``
 of the rows of Training that it held out, with their numbers (``Training/rows``) as int32 (n,).
 
 ``identity`` says what a run is and is called, ``schema`` what a record may hold, ``contents`` what its arrays may,
-``store`` reads and writes both, and ``check`` proves a record from its files.
+``store`` reads and writes both, ``check`` proves a record from its files, and ``kept`` names what stays in ``runs/``.
 """
 
 from fer_bench.records.check import verify
 from fer_bench.records.contents import CLASSES, as_stored, probabilities_sha256, rows_sha256
-from fer_bench.records.identity import changed_settings, conflict, differing_keys, run_id, settings, stem_of, units
+from fer_bench.records.identity import (
+    changed_settings,
+    conflict,
+    differing_keys,
+    run_id,
+    same_training,
+    settings,
+    stem_of,
+    training_id,
+    units,
+)
+from fer_bench.records.kept import checkpoint_path, rename_older, weights_path
 from fer_bench.records.schema import SCHEMA, TRAINED, WHOLE
 from fer_bench.records.store import adopt, arrays, called, files, find, load, load_all, remove, save, stray_files
 
@@ -26,6 +37,7 @@ __all__ = [
     "as_stored",
     "called",
     "changed_settings",
+    "checkpoint_path",
     "conflict",
     "differing_keys",
     "files",
@@ -34,12 +46,16 @@ __all__ = [
     "load_all",
     "probabilities_sha256",
     "remove",
+    "rename_older",
     "rows_sha256",
     "run_id",
+    "same_training",
     "save",
     "settings",
     "stem_of",
     "stray_files",
+    "training_id",
     "units",
     "verify",
+    "weights_path",
 ]

@@ -17,6 +17,24 @@ def run_id(identity: dict[str, Any]) -> str:
     return sha256_bytes(canonical_json(identity))[:16]
 
 
+def training_id(identity: dict[str, Any]) -> str:
+    """Name a training by what it is: the identity of its run without the view sets that its weights are scored with.
+
+    Weights, checkpoints, claims and notes of looks in ``runs/`` are called by it. What was not trained has its run id.
+    """
+    if identity.get("kind") != "member":
+        return run_id(identity)
+    member = {key: value for key, value in identity.get("member", {}).items() if key != "views"}
+    return run_id({**identity, "member": member})
+
+
+def same_training(record: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether a record is of a finished run that trained to the weights of ``identity``."""
+    if record["kind"] == "failure" or record["identity"].get("kind") != "member":
+        return False
+    return training_id(record["identity"]) == training_id(identity)
+
+
 def stem(name: str, seed: int | None, fold: int | None = None) -> str:
     """Return the file stem of a record: NAME, NAME.sSEED, or NAME.sSEED.fFOLD for a run on a fold of Training.
 

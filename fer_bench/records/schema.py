@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fer_bench.data.faces import OFFICIAL_COUNTS, PARTS
 from fer_bench.records.identity import run_id, stem_of
+from fer_bench.views import FACTORS, passes
 
 SCHEMA = 1
 WHOLE = dict(zip(PARTS, OFFICIAL_COUNTS, strict=True))
@@ -232,6 +233,11 @@ def _other_run(record: Record) -> str | None:
                 return f"{key}: {found[key]!r}, but the identity has {hashed[key]!r}"
     if "views" in settings and record["headline"] != settings["views"][-1]:
         return f"headline: {record['headline']!r}, but the last of the declared views is {settings['views'][-1]!r}"
+    for view, stated in record["passes"].items():
+        if view not in FACTORS:
+            return f"views: {view!r} is no view set that this fer-bench knows"
+        if stated != passes(view):
+            return f"passes.{view}: {stated}, but the view set takes {passes(view)}"
     epochs = settings.get("train", {}).get("epochs")
     if epochs is not None and len(record["history"]) != epochs:
         return f"history: {len(record['history'])} epochs, but the identity has {epochs}"

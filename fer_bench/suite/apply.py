@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from fer_bench import data, records, splits
-from fer_bench.config import Member, suite_file
 from fer_bench.ensemble import Recipe, fit_records
 from fer_bench.errors import UserError
-from fer_bench.models import build, place
+from fer_bench.models import place
 from fer_bench.predict import probabilities
 from fer_bench.suite import looks, sources
-from fer_bench.suite.plan import weights_path
+from fer_bench.suite.kept import load_network
 
 
 def predict(
@@ -49,18 +48,19 @@ def _open_test(faces: data.Faces, record: dict[str, Any], board: Path, runs_dir:
     """Open PrivateTest for a record, the look noted for each trained run that is to see it; images (N, 48, 48)."""
 
     def note(look: dict[str, str]) -> None:
-        for run_id in _trained(record, board):
-            looks.note(runs_dir, look | {"run_id": run_id})
+        for run in _trained(record, board):
+            looks.note(runs_dir, run["identity"], look | {"run_id": run["run_id"]})
 
     purpose = f"predict with {record['name']}"
     return splits.open_private_test(faces, purpose=purpose, run_id=record["run_id"], note=note)[0]
 
 
-def _trained(record: dict[str, Any], board: Path) -> list[str]:
-    """Run ids of the trained runs that a record's predictions come from."""
+def _trained(record: dict[str, Any], board: Path) -> list[dict[str, Any]]:
+    """Records of the trained runs that a record's predictions come from, each run once."""
     if record["kind"] != "ensemble":
-        return [record["run_id"]]
-    return list(dict.fromkeys(run_id for member in _members(record, board) for run_id in _trained(member, board)))
+        return [record]
+    found = {run["run_id"]: run for member in _members(record, board) for run in _trained(member, board)}
+    return list(found.values())
 
 
 def find_record(model: str, board: Path) -> dict[str, Any]:
@@ -89,31 +89,25 @@ def _probabilities(
 ) -> np.ndarray:
     if record["kind"] == "ensemble":
         return _combined(record, images, board, runs_dir, device, view or record["headline"])
-    view = view or record["headline"]
-    path = weights_path(runs_dir, record["run_id"])
-    if not path.is_file():
-        raise UserError(
-            f"{path}: the weights of {record['name']} are not here; they stay on the machine that trained it "
-            f"(fer-bench run {suite_file(record['suite'])} --force trains it again)"
-        )
-    from safetensors.torch import load_file
-
-    network = build(Member(name=record["name"], **record["identity"]["member"]), None)
-    network.module.load_state_dict(load_file(path))
+    network = load_network(runs_dir, record)
     place(network.module, device)
-    return probabilities(network, images, view, device=device, precision=record["environment"]["precision"])
+    precision = record["environment"]["precision"]
+    return probabilities(network, images, view or record["headline"], device=device, precision=precision)
 
 
 def _combined(
     record: dict[str, Any], images: np.ndarray, board: Path, runs_dir: Path, device: torch.device, view: str
 ) -> np.ndarray:
     """Combine the members' predictions for new images; what is fitted is fitted again on the board's PublicTest."""
+    recipe = Recipe.of(record["identity"])
+    if recipe.is_fitted and view not in record["views"]:
+        raise UserError(f"--view {view}: {record['name']} was fitted for {', '.join(record['views'])}; use one of them")
     members = _members(record, board)
     stored = [records.arrays(board, member) for member in members]
     new = [_probabilities(member, images, board, runs_dir, device, view) for member in members]
     run_ids = [member["run_id"] for member in members]
-    recipe = Recipe.of(record["identity"])
-    return fit_records(recipe, run_ids, stored, view, records.units(members))(np.stack(new))
+    fitted_for = view if recipe.is_fitted else record["headline"]
+    return fit_records(recipe, run_ids, stored, fitted_for, records.units(members))(np.stack(new))
 
 
 def _members(record: dict[str, Any], board: Path) -> list[dict[str, Any]]:

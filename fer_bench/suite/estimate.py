@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from fer_bench import records
-from fer_bench.augment import PASSES
 from fer_bench.config import Member
 from fer_bench.models import Network, build, place
 from fer_bench.suite.members import Setting, environment
 from fer_bench.suite.plan import Run, share_left
 from fer_bench.train import autocast, choose_precision, make_optimizer
+from fer_bench.views import passes
 
 PROBE_IMAGES = {"cpu": 8, "cuda": 128}
 FORWARD_SHARE = 0.35
@@ -53,14 +53,14 @@ def _row(run: Run, forecast: "Forecast") -> dict[str, Any]:
     return row | {
         "parameters": measured.parameters,
         "seconds": round(forecast.seconds(run), 3),
-        "bytes": _bytes(run.member, measured),
+        "bytes": _bytes(run.member, measured, only_scored=forecast.is_trained(run)),
     }
 
 
-def _bytes(member: Member, measured: Measured) -> int:
-    """Weights, gradients, optimizer and average beside a batch's activations."""
+def _bytes(member: Member, measured: Measured, *, only_scored: bool) -> int:
+    """Weights, gradients, optimizer and average beside a batch's activations; for scoring the weights alone."""
     train = member.train
-    copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
+    copies = 1 if only_scored else 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
     return 4 * measured.parameters * copies + int(1.3 * measured.image_bytes * train.batch_size)
 
 
@@ -85,6 +85,8 @@ class Forecast:
     measure: Callable[[Member, torch.device], Measured] | None = None
     finished: set[str] = field(default_factory=set)
     """Ids of the runs that the board has."""
+    trained: set[str] = field(default_factory=set)
+    """Ids of the trainings whose weights are here."""
     _measured: dict[str, Measured] = field(default_factory=dict)
     _unit: dict[str, float] = field(default_factory=dict)
     """Network -> seconds a unit of work, by runs of this call or of the board."""
@@ -98,13 +100,16 @@ class Forecast:
             if record["kind"] not in records.TRAINED:
                 continue
             self.finished.add(record["run_id"])
+            if records.weights_path(self.setting.options.runs_dir, record["identity"]).is_file():
+                self.trained.add(records.training_id(record["identity"]))
             there = {"jobs": 1, **record["environment"]}
-            if all(there.get(key) == here[key] for key in ("hardware", "device", "jobs")):
+            is_whole = there.get("scored_hardware") in (None, here["hardware"])
+            if is_whole and all(there.get(key) == here[key] for key in ("hardware", "device", "jobs")):
                 member = Member(name=record["name"], **record["identity"]["member"])
                 of = (record["identity"].get("fold") or {}).get("of")
                 held = record["data"]["counts"]["Training"] // of if of else 0
                 spent = sum(record["timing"].get(key) or 0.0 for key in ("train_seconds", "predict_seconds"))
-                self._unit[_network(member)] = spent / self._work(member, held)
+                self._unit[_network(member)] = spent / (self._fitting(member, held) + self._scoring(member, held))
 
     def known(self, run: Run) -> float | None:
         """Say how long a run will take where that needs no measuring; 0 where nothing is to be trained."""
@@ -112,6 +117,15 @@ class Forecast:
             return 0.0
         is_known = _network(run.member) in self._measured or _network(run.member) in self._unit
         return self.seconds(run) if is_known else None
+
+    def is_trained(self, run: Run) -> bool:
+        """Whether a run is only to be scored."""
+        return run.state == "score" or (run.state != "redo" and run.training_id in self.trained)
+
+    def note_finished(self, run: Run) -> None:
+        """Note that the board has a run: under another name it takes no time, with other views no training."""
+        self.finished.add(run.run_id)
+        self.trained.add(run.training_id)
 
     def seconds(self, run: Run) -> float:
         """Say how long the training and scoring of a run will take from where it is."""
@@ -122,7 +136,7 @@ class Forecast:
         """Note that ``share`` of a run's work takes so long."""
         if seconds > 0 and share > 0:
             key, whole = _network(run.member), seconds / share
-            self._unit[key] = whole / self._work(run.member, _held(run))
+            self._unit[key] = whole / self._work(run)
             if key in self._measured:
                 self._ratios[key] = whole / self._promised(run)
 
@@ -135,22 +149,30 @@ class Forecast:
 
     def _whole(self, run: Run) -> float:
         if unit := self._unit.get(_network(run.member)):
-            return unit * self._work(run.member, _held(run))
+            return unit * self._work(run)
         crowd = self.jobs if self.setting.device.type == "cpu" else (1 + self.jobs) / 2
         return self._promised(run) * (statistics.median(self._ratios.values()) if self._ratios else crowd)
 
     def _promised(self, run: Run) -> float:
         found, train = self.measured(run.member), run.member.train
         steps = max(1, (self.setting.facts["counts"]["Training"] - _held(run)) // train.batch_size) * train.epochs
-        return found.image_seconds * self._work(run.member, _held(run)) + found.step_seconds * steps
+        return found.image_seconds * self._work(run) + found.step_seconds * (0 if self.is_trained(run) else steps)
 
-    def _work(self, member: Member, held: int) -> float:
-        """Images that a run trains on, and those that it scores by what they cost; ``held`` are out of its fold."""
+    def _work(self, run: Run) -> float:
+        """Images that a run trains on, where it does, and those that it scores by what they cost."""
+        fitting = 0.0 if self.is_trained(run) else self._fitting(run.member, _held(run))
+        return fitting + self._scoring(run.member, _held(run))
+
+    def _fitting(self, member: Member, held: int) -> float:
+        """Images of all epochs and of their validation; ``held`` are out of a fold."""
         counts = self.setting.facts["counts"]
-        public, private = counts["PublicTest"], counts["PrivateTest"]
-        passes = sum(PASSES[view] for view in member.views)
-        scored = public * member.train.epochs + (public + private + held) * passes
-        return (counts["Training"] - held) * member.train.epochs + FORWARD_SHARE * scored
+        return (counts["Training"] - held + FORWARD_SHARE * counts["PublicTest"]) * member.train.epochs
+
+    def _scoring(self, member: Member, held: int) -> float:
+        """Images of every view of all the sets that are stored; sets share their views."""
+        counts = self.setting.facts["counts"]
+        images = counts["PublicTest"] + counts["PrivateTest"] + held
+        return FORWARD_SHARE * images * passes(*member.views)
 
 
 def _held(run: Run) -> int:

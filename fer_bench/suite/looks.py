@@ -1,7 +1,7 @@
 """Looks at PrivateTest, noted on this machine before the part is opened: a kill between look and record loses none.
 
-``runs/looks/RUN_ID.jsonl`` has one look a line. A record states the looks of the record that it replaces and those
-noted here, each once.
+``runs/looks/TRAINING_ID.jsonl`` has one look a line: those with the weights of one training, whatever view sets were
+scored. A record states the looks of the record that it replaces and those noted here, each once.
 """
 
 import json
@@ -9,13 +9,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from fer_bench.records import run_id, training_id
 
 Look = dict[str, str]  # part, purpose, run_id and time, as splits.open_private_test gives it
 
 
-def note(runs_dir: Path, look: Look) -> None:
-    """Append a look to those of its run; it is on the disk when this returns."""
-    path = _path(runs_dir, look["run_id"])
+def note(runs_dir: Path, identity: dict[str, Any], look: Look) -> None:
+    """Append a look to those with a run's weights; it is on the disk when this returns."""
+    path = _path(runs_dir, training_id(identity))
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(look).encode() + b"\n"
     with open(path, "ab+") as file:
@@ -26,9 +29,13 @@ def note(runs_dir: Path, look: Look) -> None:
         os.fsync(file.fileno())
 
 
-def noted(runs_dir: Path, run_id: str) -> list[Look]:
-    """Return the looks of a run that were noted here; a line that a crash tore was no look yet."""
-    path = _path(runs_dir, run_id)
+def noted(runs_dir: Path, identity: dict[str, Any]) -> list[Look]:
+    """Return the looks with a run's weights that were noted here, in the file of its run id too, as it was once."""
+    return joined(*(_read(_path(runs_dir, name)) for name in {training_id(identity), run_id(identity)}))
+
+
+def _read(path: Path) -> list[Look]:
+    """Looks of one file; a line that a crash tore was no look yet."""
     if not path.is_file():
         return []
     found = []
@@ -48,8 +55,8 @@ def joined(*several: Sequence[Look]) -> list[Look]:
     return sorted((json.loads(look) for look in most.elements()), key=lambda look: look["time"])
 
 
-def _path(runs_dir: Path, run_id: str) -> Path:
-    return runs_dir / "looks" / f"{run_id}.jsonl"
+def _path(runs_dir: Path, name: str) -> Path:
+    return runs_dir / "looks" / f"{name}.jsonl"
 
 
 def _is_torn(file) -> bool:

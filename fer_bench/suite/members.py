@@ -6,8 +6,7 @@ import os
 import re
 import resource
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,20 @@ import torch
 from torch import nn
 
 from fer_bench import metrics, records, splits
-from fer_bench.augment import PASSES
 from fer_bench.config import Member
 from fer_bench.data import Faces
 from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
-from fer_bench.models import Network, build
+from fer_bench.models import Network, build, place
 from fer_bench.predict import probabilities
-from fer_bench.suite import looks
+from fer_bench.suite import kept, looks
 from fer_bench.suite.environment import processor, software
-from fer_bench.suite.folds import fitting_rows, held_out_rows
-from fer_bench.suite.plan import Options, Run, checkpoint_path, weights_path
+from fer_bench.suite.folds import fitting_rows
+from fer_bench.suite.plan import Options, Run
+from fer_bench.suite.scoring import Scored, score
 from fer_bench.train import (
     DivergedError,
     Engine,
-    Fitted,
     Job,
     Progress,
     StoppedError,
@@ -40,6 +38,7 @@ from fer_bench.train import (
     fit,
     is_full,
 )
+from fer_bench.views import passes
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,15 @@ def run_member(
 ) -> dict[str, Any]:
     """Train and score one run and save its record, which is returned; a failure is a record too.
 
+    Where the weights of the same training are here, with a record that has other view sets, the run is only scored.
+
     Raises:
         StoppedError: the run was asked to stop; its checkpoint is on disk.
     """
     try:
+        trained = kept.trained(setting.board, setting.options.runs_dir, run)
+        if trained is not None:
+            return _score_again(setting, run, trained)
         if run.unavailable:
             return save_failure(setting, run, "infrastructure", run.unavailable)
         return _train_and_score(setting, run, should_stop, report)
@@ -106,13 +110,34 @@ def _train_and_score(
     job = Job(network, run.member, images, labels, run.draws, _validator(setting, network, engine))
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.device)
-    checkpoint = checkpoint_path(setting.options, run.run_id)
+    checkpoint = records.checkpoint_path(setting.options.runs_dir, run.identity)
     fitted = fit(job, engine, checkpoint=checkpoint, should_stop=should_stop, report=report)
     network = replace(network, module=fitted.module)
-    _save_weights(network.module, weights_path(setting.options.runs_dir, run.run_id))
-    record = _score(setting, run, network, fitted)
+    _save_weights(network.module, records.weights_path(setting.options.runs_dir, run.identity))
+    scored = _scored(setting, run, network, fitted.precision, "score of the finished run", {})
+    facts = {
+        "model": _model(run, network),
+        "history": fitted.history,
+        "environment": _environment(setting) | {"precision": fitted.precision, "micro_batch": fitted.micro_batch},
+        "timing": {"train_seconds": round(fitted.seconds, 1), "peak_memory_bytes": peak_memory(setting.device)},
+    }
+    record = _save_record(setting, run, scored, facts)
     _drop_checkpoint(setting, run)
     return record
+
+
+def _score_again(setting: Setting, run: Run, trained: dict[str, Any]) -> dict[str, Any]:
+    """Score kept weights with the view sets of this run; what the record says of training is what ``trained`` says."""
+    network = kept.load_network(setting.options.runs_dir, trained)
+    records.rename_older(setting.options.runs_dir, trained["identity"])
+    place(network.module, setting.device)
+    precision, now = trained["environment"]["precision"], environment(setting.device)
+    stored = records.arrays(setting.board, trained)
+    scored = _scored(setting, run, network, precision, "score of other view sets, from the kept weights", stored)
+    noted = {f"scored_{key}": now[key] for key in ("git_commit", "git_dirty", "torch", "hardware", "threads")}
+    noted["scored_git_dirty"] = now["git_dirty"] or trained["environment"].get("scored_git_dirty", False)
+    facts = {key: trained[key] for key in ("data", "model", "history", "timing")}
+    return _save_record(setting, run, scored, facts | {"environment": trained["environment"] | noted}, trained["looks"])
 
 
 def _validator(setting: Setting, network: Network, engine: Engine) -> Callable[[nn.Module], tuple[float, float]]:
@@ -129,49 +154,42 @@ def _validator(setting: Setting, network: Network, engine: Engine) -> Callable[[
     return validate
 
 
-def _score(setting: Setting, run: Run, network: Network, fitted: Fitted) -> dict[str, Any]:
-    start = time.monotonic()
-    purpose = "score of the finished run"
-    note = functools.partial(looks.note, setting.options.runs_dir)
-    test_images, test_labels, look = splits.open_private_test(
-        setting.faces, purpose=purpose, run_id=run.run_id, note=note
-    )
-    parts = {"PublicTest": splits.part(setting.faces, "PublicTest"), "PrivateTest": (test_images, test_labels)}
-    arrays: dict[str, np.ndarray] = {}
-    if run.fold:
-        parts = {"Training": held_out_rows(setting.faces, run.fold)} | parts
-        arrays["Training/rows"] = run.fold.held
-    figures: dict[str, dict[str, Any]] = {}
-    for part, (images, labels) in parts.items():
-        arrays[f"{part}/labels"] = labels.astype(np.uint8)
-        figures[part] = {}
-        for view in run.member.views:
-            p = probabilities(network, images, view, device=setting.device, precision=fitted.precision)
-            arrays[f"{part}/{view}"] = records.as_stored(p)
-            figures[part][view] = metrics.figures(labels, arrays[f"{part}/{view}"])
-    kind, seen = "fold" if run.fold else "member", looks.joined(_earlier_looks(setting, run), [look])
-    record = _base(setting, run, kind, seen) | {
-        "model": _model(run, network),
-        "views": list(run.member.views),
-        "headline": run.member.views[-1],
-        "passes": {view: PASSES[view] for view in run.member.views},
-        "figures": figures,
-        "history": fitted.history,
-        "environment": _environment(setting) | {"precision": fitted.precision, "micro_batch": fitted.micro_batch},
-        "timing": {
-            "train_seconds": round(fitted.seconds, 1),
-            "predict_seconds": round(time.monotonic() - start, 1),
-            "peak_memory_bytes": peak_memory(setting.device),
+def _scored(
+    setting: Setting, run: Run, network: Network, precision: str, purpose: str, stored: dict[str, np.ndarray]
+) -> Scored:
+    engine = Engine(setting.device, precision)
+    note = functools.partial(looks.note, setting.options.runs_dir, run.identity)
+    return score(run, network, setting.faces, engine, purpose, note, stored)
+
+
+def _save_record(
+    setting: Setting, run: Run, scored: Scored, facts: dict[str, Any], seen: Sequence[looks.Look] = ()
+) -> dict[str, Any]:
+    """Save a scored run; ``facts`` is what the record says of its training, ``seen`` are looks with its weights."""
+    views, arrays = run.member.views, scored.arrays
+    parts = ("Training", "PublicTest", "PrivateTest") if run.fold else ("PublicTest", "PrivateTest")
+    every = looks.joined(earlier_looks(setting, run), seen, [scored.look])
+    record = _base(setting, run, "fold" if run.fold else "member", every) | facts
+    record |= {
+        "views": list(views),
+        "headline": views[-1],
+        "passes": {view: passes(view) for view in views},
+        "figures": {
+            part: {view: metrics.figures(arrays[f"{part}/labels"], arrays[f"{part}/{view}"]) for view in views}
+            for part in parts
         },
+        "timing": facts["timing"] | {"predict_seconds": round(scored.seconds, 1)},
     }
     return records.load(records.save(setting.board, record, arrays))
 
 
-def _earlier_looks(setting: Setting, run: Run) -> list[dict[str, Any]]:
-    """The looks of the record that this one replaces, where it is the same run, and those that never became one."""
-    existing = records.find(setting.board, *run.key)
-    stated = existing["looks"] if existing and existing["run_id"] == run.run_id else []
-    return looks.joined(stated, looks.noted(setting.options.runs_dir, run.run_id))
+def earlier_looks(setting: Setting, run: Run) -> list[looks.Look]:
+    """The looks of the record that this one replaces, where it is the same training, and those that were noted."""
+    existing, runs_dir = records.find(setting.board, *run.key), setting.options.runs_dir
+    here = looks.noted(runs_dir, run.identity)
+    if existing is None or not records.same_training(existing, run.identity):
+        return here
+    return looks.joined(existing["looks"], looks.noted(runs_dir, existing["identity"]), here)
 
 
 def _base(setting: Setting, run: Run, kind: str, looks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -223,7 +241,7 @@ def save_failure(setting: Setting, run: Run, reason: str, message: str) -> dict[
 
 
 def _drop_checkpoint(setting: Setting, run: Run) -> None:
-    checkpoint_path(setting.options, run.run_id).unlink(missing_ok=True)
+    records.checkpoint_path(setting.options.runs_dir, run.identity).unlink(missing_ok=True)
 
 
 def _save_weights(module: nn.Module, path: Path) -> None:

@@ -42,7 +42,8 @@ class Options:
 class Run:
     """A member x a seed (x a fold).
 
-    ``state`` is new, resume, done, retry or redo; ``unavailable`` says why it cannot start.
+    ``state`` is new, resume, done, score, retry or redo; ``score`` is a run that is finished and asks for other view
+    sets. ``unavailable`` says why a training cannot start.
     """
 
     member: Member
@@ -57,6 +58,11 @@ class Run:
     def run_id(self) -> str:
         """The hash of the identity."""
         return records.run_id(self.identity)
+
+    @property
+    def training_id(self) -> str:
+        """The hash of what decides its weights, which runs with other view sets share."""
+        return records.training_id(self.identity)
 
     @property
     def title(self) -> str:
@@ -150,19 +156,9 @@ def identity(
     }
 
 
-def checkpoint_path(options: Options, run_id: str) -> Path:
-    """Where an unfinished run waits."""
-    return options.runs_dir / "checkpoints" / f"{run_id}.pt"
-
-
-def weights_path(runs_dir: Path, run_id: str) -> Path:
-    """Where a finished run's weights are."""
-    return runs_dir / "weights" / f"{run_id}.safetensors"
-
-
 def share_left(options: Options, run: Run, images: int) -> float:
     """The share of a run's steps over ``images`` that its checkpoint leaves; 1 where there is none."""
-    path = checkpoint_path(options, run.run_id)
+    path = records.checkpoint_path(options.runs_dir, run.identity)
     if run.state != "resume" or not path.is_file():
         return 1.0
     epoch, step = _reached(path, path.stat().st_mtime_ns)
@@ -192,8 +188,8 @@ def make_plan(
     without ``fetch`` on this machine only.
 
     Raises:
-        UserError: for a backbone that does not exist or fails at its side, and for a name that a run with other
-            settings has taken.
+        UserError: for a backbone that does not exist or fails at its side, for a name that a run with other settings
+            has taken, and for one that asks for other view sets where its weights are not.
     """
     for member in {_architecture(member): member for member in suite.members}.values():
         probe(build(member, None), member.backbone)
@@ -234,12 +230,18 @@ def _run(
     if unavailable and existing and existing["kind"] in records.TRAINED:
         sha256 = existing["identity"]["weights_sha256"]  # finished where the weights could be had
     this = identity(suite, member, seed, sha256, facts, fold)
-    return Run(member, seed, weights, this, _state(existing, this, options), unavailable, fold)
+    return _in_state(Run(member, seed, weights, this, "new", unavailable, fold), existing, options)
 
 
 def renewed(run: Run, options: Options, board: Path) -> Run:
     """The run as it is now, which another process may have finished since it was planned."""
-    return replace(run, state=_state(records.find(board, *run.key), run.identity, options))
+    return _in_state(run, records.find(board, *run.key), options)
+
+
+def _in_state(run: Run, existing: dict[str, Any] | None, options: Options) -> Run:
+    """The run with its state; what needs no training needs no initial weights."""
+    state = _state(existing, run.identity, options)
+    return replace(run, state=state, unavailable=None if state in ("done", "score") else run.unavailable)
 
 
 def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Options) -> str:
@@ -247,10 +249,19 @@ def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Optio
         return "redo"
     if existing:
         problem = records.conflict(existing, this)
+        if problem and records.same_training(existing, this):
+            return _only_scored(problem, records.weights_path(options.runs_dir, existing["identity"]))
         if problem:
             raise UserError(problem)
         if existing["kind"] in records.TRAINED:
             return "done"
-    if checkpoint_path(options, records.run_id(this)).is_file():
+    if records.checkpoint_path(options.runs_dir, this).is_file():
         return "resume"
     return "retry" if existing else "new"
+
+
+def _only_scored(problem: str, weights: Path) -> str:
+    """A finished run that asks for other view sets: its weights are scored again, where they are."""
+    if not weights.is_file():
+        raise UserError(f"{problem}; other view sets need no training where its weights are: no file at {weights}")
+    return "score"

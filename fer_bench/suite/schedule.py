@@ -20,15 +20,16 @@ SLACK = 1.1
 
 
 class Forecast(Protocol):
-    """What a schedule asks about the time of runs; ``finished`` are the ids of those that the board has."""
-
-    finished: set[str]
+    """What a schedule asks about the time of runs."""
 
     def known(self, run: Run) -> float | None:
         """Say how long a run will take where that needs no measuring; 0 where nothing is to be trained."""
 
     def seconds(self, run: Run) -> float:
         """Say how long the training and scoring of a run will take from where it is."""
+
+    def note_finished(self, run: Run) -> None:
+        """Note that the board has a run: under another name it takes no time, with other views no training."""
 
     def learn(self, run: Run, seconds: float, share: float) -> None:
         """Note that ``share`` of a run's work took so long."""
@@ -46,9 +47,9 @@ class Schedule:
     has_begun: bool = False
 
     def take(self, running: Collection[Run] = ()) -> Run | None:
-        """Hand out the next run, or None where none may start now; the same run under two names goes one by one."""
-        busy = {run.run_id for run in running}
-        free = [run for run in self.pending if run.run_id not in busy]
+        """Hand out the next run, or None where none may start now; runs of the same training go one by one."""
+        busy = {run.training_id for run in running}
+        free = [run for run in self.pending if run.training_id not in busy]
         found = next((run for run in free if self._fits(run)), None)
         if found is None and free and not (self.has_begun or running) and self.budget and self.budget.left() > 0:
             found = free[0]
@@ -62,9 +63,9 @@ class Schedule:
         self.put_back.append(replace(run, state="resume"))
 
     def note_finished(self, run: Run, record: dict[str, Any]) -> None:
-        """Note the record of a run: where it has not failed, its twin under another name takes no time."""
+        """Note the record of a run."""
         if self.forecast is not None and record["kind"] != "failure":
-            self.forecast.finished.add(run.run_id)
+            self.forecast.note_finished(run)
 
     def left(self, order: Sequence[Run]) -> list[tuple[Run, float | None]]:
         """What is left for a later call, in the order of the plan, with the seconds that each takes where known."""
@@ -81,7 +82,7 @@ class Schedule:
             return True
         if seconds is None or seconds <= SLACK * left:
             return False
-        others = (other for other in self.pending if other.run_id != run.run_id)
+        others = (other for other in self.pending if other.training_id != run.training_id)
         return any(self.forecast.known(other) != 0 and self._fits(other) for other in others)
 
     def watch(self, run: Run, report: Callable[[Progress], None] = lambda where: None) -> "Watch":

@@ -9,10 +9,10 @@ from fer_bench import leaderboard, records
 from fer_bench.config import Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.models import find_weights
-from fer_bench.suite import estimate, parallel
+from fer_bench.suite import estimate, kept, looks, parallel
 from fer_bench.suite.estimate import Forecast
 from fer_bench.suite.folds import cuts
-from fer_bench.suite.members import Setting, chosen_by, pick_device, run_member, save_failure
+from fer_bench.suite.members import Setting, chosen_by, earlier_looks, pick_device, run_member, save_failure
 from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
 from fer_bench.suite.progress import Display, duration
@@ -129,26 +129,28 @@ def _finish(work: Work, this: Run) -> dict[str, Any]:
 
 
 def without_training(setting: Setting, this: Run, display: Display) -> dict[str, Any] | None:
-    """The record of a run that is done, that another name has, or that cannot start; None where it must be trained."""
+    """The record of a run that is done, that another name has, or that cannot start; None where there is work to do."""
     if this.state == "done":
         existing = records.find(setting.board, *this.key)
         assert existing is not None
         return existing
-    twin = _same_run(setting, this)
-    if twin is None:
+    same = kept.trained(setting.board, setting.options.runs_dir, this)
+    if same is None:
         return save_failure(setting, this, "infrastructure", this.unavailable) if this.unavailable else None
-    display.say(f"  the same run as {twin['name']}: its record is taken over")
-    arrays = records.arrays(setting.board, twin)
-    kept = {key: value for key, value in twin.items() if key != "tuned"} | chosen_by(this.member)
-    return records.load(records.save(setting.board, kept | {"name": this.member.name, "suite": setting.suite}, arrays))
+    if same["run_id"] == this.run_id:
+        display.say(f"  the same run as {same['name']}: its record is taken over")
+        return _taken_over(setting, this, same)
+    if same["name"] != this.member.name:
+        display.say(f"  trained as {same['name']} already: scoring from kept weights")
+    return None
 
 
-def _same_run(setting: Setting, this: Run) -> dict[str, Any] | None:
-    """A finished record of the same run under another name; a name is no part of what a run is."""
-    if this.state == "redo":
-        return None
-    same = (record for record in records.load_all(setting.board) if record["run_id"] == this.run_id)
-    return next((record for record in same if record["kind"] in records.TRAINED), None)
+def _taken_over(setting: Setting, this: Run, twin: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run under one more name; the looks of a record that it replaces stay counted."""
+    own = {key: value for key, value in twin.items() if key != "tuned"} | chosen_by(this.member)
+    seen = looks.joined(earlier_looks(setting, this), twin["looks"])
+    record = own | {"name": this.member.name, "suite": setting.suite, "looks": seen}
+    return records.load(records.save(setting.board, record, records.arrays(setting.board, twin)))
 
 
 def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, Any]]:

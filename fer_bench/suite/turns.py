@@ -22,7 +22,7 @@ class Other:
 
 @contextlib.contextmanager
 def claimed(runs_dir: Path, key: str) -> Iterator[Other | None]:
-    """Claim what ``key`` names, a run's id, as long as the block lasts; gives the other process that has it, if any.
+    """Claim a training by its id as long as the block lasts; gives the other process that has it, if any.
 
     The claim is an advisory lock on ``runs/locks/KEY``, so it ends with the process. The file stays: taking it away
     would let two processes lock two files of one name.

@@ -77,14 +77,16 @@ def _why_withheld(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, f
 
 
 def missing_members(board: Path, suite: Suite, ensemble: Ensemble) -> list[str]:
-    """Which runs of an ensemble have no finished record; with any missing it is withheld, never silently smaller."""
-    found = _members(board, suite, ensemble)
+    """Which finished runs, or view sets of theirs, an ensemble lacks: it is withheld then, never silently smaller."""
+    missing = []
     folds = {member.name: member.folds for member in suite.members}
-    return [
-        f"{name} seed {seed}" + ("" if fold is None else f" fold {fold} of {folds[name]}")
-        for (name, seed, fold), record in found.items()
-        if not _takes_part(record, None if fold is None else folds[name])
-    ]
+    for (name, seed, fold), record in _members(board, suite, ensemble).items():
+        title = f"{name} seed {seed}" + ("" if fold is None else f" fold {fold} of {folds[name]}")
+        if record is None or not _takes_part(record, None if fold is None else folds[name]):
+            missing.append(title)
+        elif lacking := [view for view in ensemble.views if view not in record["views"]]:
+            missing.append(f"{', '.join(lacking)} of {title}")
+    return missing
 
 
 def _shortened(names: list[str], most: int = 5) -> str:

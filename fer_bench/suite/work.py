@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from fer_bench.records import checkpoint_path
 from fer_bench.suite.members import Setting
 from fer_bench.suite.outcome import Outcome
-from fer_bench.suite.plan import Options, Run, checkpoint_path, renewed
+from fer_bench.suite.plan import Options, Run, renewed
 from fer_bench.suite.progress import Display
 from fer_bench.suite.schedule import Schedule
 from fer_bench.suite.turns import claimed
@@ -29,7 +30,7 @@ class Work:
     def turn(self, this: Run) -> Iterator[Run | None]:
         """Claim a run as long as the block lasts, and give it as it is now; None where another process has it."""
         options, place = self.setting.options, f"[{self.plan.index(this) + 1}/{len(self.plan)}] {this.title}"
-        with claimed(options.runs_dir, this.run_id) as other:
+        with claimed(options.runs_dir, this.training_id) as other:
             if other and this.state != "done":
                 self.display.say(f"{place}: {other}; going on with the next")
                 self.outcome.left[this.title] = str(other)
@@ -43,14 +44,15 @@ class Work:
 
 
 def _state_in_words(this: Run, options: Options) -> str:
-    if this.unavailable and this.state != "done":
+    if this.unavailable:
         return f"cannot start: {this.unavailable}"
-    if this.state == "done" and checkpoint_path(options, this.run_id).is_file():
+    if this.state == "done" and checkpoint_path(options.runs_dir, this.identity).is_file():
         return "done already; --force was stopped while doing it again, and goes on with that"
     words = {
         "new": "training",
         "resume": "going on from its checkpoint",
         "done": "done already",
+        "score": "other view sets than its record has: scoring from kept weights",
         "retry": "failed before, trying again",
         "redo": "done already, doing it again (--force)",
     }

@@ -1,0 +1,86 @@
+"""A run's weights -> its probabilities on every part that it is scored on, in all its view sets."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_bench import records, splits
+from fer_bench.data import Faces
+from fer_bench.errors import UserError
+from fer_bench.models import Network
+from fer_bench.predict import by_view_set
+from fer_bench.suite.folds import held_out_rows
+from fer_bench.suite.plan import Run
+from fer_bench.train import Engine
+from fer_bench.views import passes
+
+MOST_APART = 0.01
+"""Mean difference of probabilities; another machine or precision moves them by less, other weights by far more."""
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Labels and probabilities of each scored part as stored, the look at PrivateTest, and how long it took."""
+
+    arrays: Arrays
+    look: dict[str, str]
+    seconds: float
+
+
+def score(
+    run: Run,
+    network: Network,
+    faces: Faces,
+    engine: Engine,
+    purpose: str,
+    note: Callable[[dict[str, str]], None],
+    stored: Mapping[str, np.ndarray],
+) -> Scored:
+    """Predict PublicTest and the rows that the run holds out, then open PrivateTest and predict that.
+
+    ``stored`` are the arrays of a record of the same training, or none: the test part is opened only where PublicTest
+    agrees with them, and what they have stays as it is, to the bit.
+
+    Raises:
+        UserError: where these are not the weights that gave ``stored``.
+    """
+    start = time.monotonic()
+
+    def predicted(part: str, images: np.ndarray, labels: np.ndarray, also: Sequence[str] = ()) -> Arrays:
+        names = [*run.member.views, *also]
+        found = by_view_set(network, images, names, device=engine.device, precision=engine.precision)
+        probabilities = {f"{part}/{view}": records.as_stored(p) for view, p in found.items()}
+        return probabilities | {f"{part}/labels": labels.astype(np.uint8)}
+
+    proof = _to_compare(run.member.views, stored)
+    arrays = predicted("PublicTest", *splits.part(faces, "PublicTest"), proof)
+    _refuse_other_weights(run, arrays, stored)
+    for view in proof:
+        del arrays[f"PublicTest/{view}"]
+    if run.fold:
+        arrays |= predicted("Training", *held_out_rows(faces, run.fold)) | {"Training/rows": run.fold.held}
+    images, labels, look = splits.open_private_test(faces, purpose=purpose, run_id=run.run_id, note=note)
+    arrays |= predicted("PrivateTest", images, labels)
+    kept = {key: values for key, values in stored.items() if key in arrays}
+    return Scored(arrays | kept, look, time.monotonic() - start)
+
+
+def _to_compare(views: Sequence[str], stored: Mapping[str, np.ndarray]) -> list[str]:
+    """The cheapest stored view set, where none of those asked for is stored, so that there is one to compare."""
+    there = [key.removeprefix("PublicTest/") for key in stored if key.startswith("PublicTest/")]
+    there = [name for name in there if name != "labels"]
+    return [] if set(there) & set(views) else sorted(there, key=passes)[:1]
+
+
+def _refuse_other_weights(run: Run, found: Arrays, stored: Mapping[str, np.ndarray]) -> None:
+    for key in sorted(found.keys() & stored.keys()):
+        apart = np.abs(found[key].astype(np.float64) - stored[key]).mean()
+        if apart > MOST_APART and not key.endswith("/labels"):
+            raise UserError(
+                f"{run.title}: the kept weights are not those of its record, {key} is {apart:.3f} off on average; "
+                "--force trains it again"
+            )
