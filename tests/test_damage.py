@@ -115,7 +115,7 @@ def test_folders_where_the_page_and_figures_belong(leaderboard_command, board): 
 def test_odd_values_in_published_figures(both_ways, board, text):  # noqa: F811
     (board / "published.yaml").write_text(text)
     rendered, found = both_ways()
-    assert rendered.startswith(f"fer-bench: {board / 'published.yaml'}: ")
+    assert rendered.startswith(f"fer-bench: {board / 'published.yaml'}:")
     assert len(found) == 1
 
 

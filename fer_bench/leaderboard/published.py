@@ -5,10 +5,11 @@ protocol that it was made with instead.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fer_bench.config import read_yaml
 from fer_bench.errors import UserError
 
 FILE = "published.yaml"
@@ -116,20 +117,9 @@ def load(board: Path) -> Published | None:
     if not path.exists():
         return None
     try:
-        return Published.model_validate(_parse(path) or {})
+        return Published.model_validate(read_yaml(path) or {})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {where + ': ' if where else ''}{message}") from None
-
-
-def _parse(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # dates such as 2020-13-45
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None

@@ -187,7 +187,7 @@ def checked_member(raw: dict[str, Any]) -> Member:
     try:
         return Member.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"the setting {first_problem(error)}") from None
+        raise UserError(f"the setting {first_problem(error, Member)}") from None
 
 
 class SpaceFile(Frozen):

@@ -1,0 +1,119 @@
+"""A member: one network with everything that decides its weights and its probabilities."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fer_bench.config.base import Fraction, Frozen, Name, NotNegative, Positive, Views
+
+RESERVED_OPTIONS = {
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "weights", "weights_backbone"),
+    *("num_classes", "in_chans", "img_size", "cache_dir"),
+}
+"""Constructor arguments that would decide weights or shapes behind a record's back."""
+
+
+class Augment(Frozen):
+    """Random changes of a training image, each drawn anew for every image of every batch."""
+
+    flip: Fraction = Field(0.5, description="probability of a left-right mirror")
+    shift: Fraction = Field(0.0, description="largest shift in x and in y, as a fraction of the side")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="largest rotation, degrees")
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="largest relative change of size")
+    brightness: Fraction = Field(0.0, description="largest change of brightness, of the full range")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="largest relative change of contrast")
+    erase: Fraction = Field(0.0, description="probability of filling one random rectangle with the mean gray")
+
+
+class Train(Frozen):
+    """How a network is fitted. Step counts follow from the data: ``epochs`` times the full batches of an epoch."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 (else fp16) on CUDA; on the CPU the faster of fp32 and bf16 for the network"
+    )
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="sgd has Nesterov momentum")
+    lr: Positive = Field(1e-3, description="peak learning rate of the last layer")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
+    weight_decay: NotNegative = Field(0.05, description="not applied to biases and normalisation layers")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="learning-rate factor a layer downwards")
+    schedule: Literal["onecycle", "cosine", "constant"] = Field(
+        "onecycle", description="onecycle: cosine up over the warm-up, cosine down; cosine: linear warm-up"
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.25, description="share of all steps")
+    final_lr: Fraction = Field(1e-3, description="learning rate of the last step, as a share of the peak")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "sqrt", "balanced"] = Field(
+        "none", description="balanced: inverse class frequency; sqrt: its square root"
+    )
+    mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution, 0 is off")
+    cutmix: NotNegative = Field(
+        0.0, description="alpha of the Beta distribution, 0 is off; with mixup, either at even odds"
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights, 0 is off")
+    clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
+
+
+class Tuned(Frozen):
+    """Where a member's settings come from, if a search chose them; the board says how many trials it took."""
+
+    study: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(description="digest of the study")
+    trials: Annotated[int, Field(ge=1)] = Field(description="trials that ended, complete or pruned")
+
+
+class Member(Frozen):
+    """One network with everything that decides its weights and its probabilities."""
+
+    name: Name
+    backbone: Annotated[str, Field(min_length=1)] = Field(
+        description="a timm name, torchvision:NAME, baseline:mlp or baseline:cnn"
+    )
+    pretrained: bool = True
+    weights: str | None = Field(None, description="a .pth or .safetensors file; default: installed package, then hub")
+    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(48, description="side in pixels after upscaling")
+    options: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="handed to the network's constructor, e.g. drop_rate"
+    )
+    train: Train = Train()
+    augment: Augment = Augment()
+    views: Views = Field(
+        ("none", "flip"), description="test-time view sets to store, such as flip+rotate; the last one is the headline"
+    )
+    folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
+        None, description="also train on all but each of so many parts of Training, for out-of-fold ensembles"
+    )
+    fold_views: Views | None = Field(None, description="view sets that the fold runs store; default: views")
+    tuned: Tuned | None = Field(None, description="the study that chose these settings; decides nothing itself")
+
+    @field_validator("options")
+    @classmethod
+    def _options_decide_no_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in sorted(RESERVED_OPTIONS & options.keys()):
+            raise ValueError(f"{key} is not an option of its own: pretrained:, weights: and image_size: decide it")
+        return options
+
+    @model_validator(mode="after")
+    def _baselines_have_no_weights(self) -> "Member":
+        if self.backbone.startswith("baseline:") and (self.pretrained or self.weights):
+            raise ValueError(f"{self.backbone} has no pretrained weights: set pretrained: false")
+        if self.weights and not self.pretrained:
+            raise ValueError("weights: is given, so pretrained: must be true")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_have_views_of_the_member(self) -> "Member":
+        if self.fold_views and not self.folds:
+            raise ValueError("fold_views: is given, so folds: must say how many")
+        if lacking := set(self.fold_views or ()) - set(self.views):
+            raise ValueError(f"fold_views: {sorted(lacking)[0]!r} is not among views: {', '.join(self.views)}")
+        return self
+
+
+def identity_of(member: Member) -> dict[str, Any]:
+    """The member as it enters a run's identity: every resolved setting but its name and the path of its weights.
+
+    The weights themselves enter by their SHA-256, so the same file at another place is the same run. Folds are further
+    runs, which leave the one on all of Training as it is, and which study chose the settings changes nothing.
+    """
+    return member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views", "tuned"})

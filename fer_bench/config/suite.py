@@ -1,0 +1,107 @@
+"""A suite: the questions of one YAML file."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from fer_bench.config.base import Frozen, Name
+from fer_bench.config.ensembles import PARAMETERS, Ensemble
+from fer_bench.config.members import Member
+from fer_bench.config.reading import first_problem, merge, read_yaml
+from fer_bench.errors import UserError
+
+PROTOCOL = "fer2013-v1"
+
+
+def _not_a_folder(name: str) -> str:
+    if name in ("audit", "benchmark", "checkpoints", "tune", "weights"):
+        raise ValueError(f"{name!r} is a folder of its own; give the suite another name")
+    return name
+
+
+class Suite(Frozen):
+    """The questions of one YAML file."""
+
+    suite: Annotated[Name, AfterValidator(_not_a_folder)]
+    data: Literal["fer2013", "toyfaces"] = "fer2013"
+    protocol: Literal["fer2013-v1"] = "fer2013-v1"
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, strict=False)] = (0,)
+    defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
+    members: Annotated[tuple[Member, ...], Field(min_length=1, strict=False)]
+    ensembles: Annotated[tuple[Ensemble, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Suite":
+        names = [member.name for member in self.members] + [ensemble.name for ensemble in self.ensembles]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {twice[0]!r} is used twice")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: must differ")
+        members = {member.name: member for member in self.members}
+        for ensemble in self.ensembles:
+            _check_ensemble(ensemble, members)
+            if len(ensemble.members) * len(self.seeds) < 2 and not ensemble.of_folds:
+                only = ensemble.members[0]
+                raise ValueError(
+                    f"ensemble {ensemble.name!r}: members: needs two or more, or two seeds; found {only!r} alone"
+                )
+        return self
+
+
+def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
+    for name in ensemble.members:
+        if name not in members:
+            raise ValueError(
+                f"ensemble {ensemble.name!r}: no member is called {name!r}; there are {', '.join(members)}"
+            )
+        member = members[name]
+        if ensemble.of_folds and not member.folds:
+            raise ValueError(f"ensemble {ensemble.name!r} combines fold runs, and member {name!r} has no folds:")
+        stored = (member.fold_views if ensemble.of_folds else None) or member.views
+        lacking = set(ensemble.views) - set(stored)
+        if lacking:
+            which = f"view set {sorted(lacking)[0]!r}" + ("" if stored is member.views else " for its folds")
+            raise ValueError(f"ensemble {ensemble.name!r}: member {name!r} stores no {which}")
+
+
+def load_suite(path: Path) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        UserError: one line with the file, the key path, what was found and what is expected.
+    """
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{path}: a suite is a mapping with keys such as suite, data, members; found {type(raw).__name__}"
+        )
+    defaults = raw.get("defaults") or {}
+    if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
+        raw = raw | {"members": [merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
+    try:
+        return Suite.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error, Suite)}") from None
+
+
+def suite_file(name: str) -> str:
+    """Where the project keeps a suite, relative to its top; those that a study wrote have a folder of their own."""
+    return f"suites/tuned/{name.removeprefix('tuned-')}.yaml" if name.startswith("tuned-") else f"suites/{name}.yaml"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of suite files, for editors.
+
+    Members may leave out what ``defaults`` gives, so only their name is required.
+    """
+    found = Suite.model_json_schema()
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    found["title"] = "fer-bench suite"
+    found["$defs"]["Member"]["required"] = ["name"]
+    defaults = {key: value for key, value in found["$defs"]["Member"]["properties"].items() if key != "name"}
+    sets = list(dict.fromkeys(PARAMETERS.values()))
+    found["$defs"]["Ensemble"]["properties"]["parameters"] |= {"anyOf": [model.model_json_schema() for model in sets]}
+    found["properties"]["defaults"] = {"type": "object", "additionalProperties": False, "properties": defaults}
+    return found
