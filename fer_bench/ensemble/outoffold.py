@@ -43,15 +43,15 @@ class Columns:
         return replace(combined, weights=weights, chosen=chosen)
 
 
-def columns(run_ids: Sequence[str], units: Sequence[str], stored: Sequence[Arrays], view: str) -> Columns:
-    """Gather fold runs by their unit (member and seed); columns stand in the order of their first run id.
+def columns(trainings: Sequence[str], units: Sequence[str], stored: Sequence[Arrays], view: str) -> Columns:
+    """Gather fold runs by their unit (member and seed); columns stand in the order of their first training id.
 
     Raises:
         UserError: a unit whose folds do not hold out every row of Training once, labels that differ, a view set that
             is not stored.
     """
     groups: dict[str, list[int]] = {}
-    for run, unit in sorted(enumerate(units), key=lambda pair: run_ids[pair[0]]):
+    for run, unit in sorted(enumerate(units), key=lambda pair: trainings[pair[0]]):
         groups.setdefault(unit, []).append(run)
     folds = {unit: [stored[run] for run in runs] for unit, runs in groups.items()}
     labels = [assembled(runs, "Training/labels", unit) for unit, runs in folds.items()]

@@ -56,29 +56,29 @@ class Recipe:
 
 def combine_records(
     recipe: Recipe,
-    run_ids: Sequence[str],
+    trainings: Sequence[str],
     stored: Sequence[Mapping[str, np.ndarray]],
     view: str,
     units: Sequence[str] = (),
 ) -> Combined:
     """Combine one view set of members' stored arrays, fitted as the recipe says, applied to PrivateTest.
 
-    What is fitted sees the members in the order of their run ids, so that a record follows from its identity, in which
-    they have no other order; ``weights`` and ``chosen`` are in the order given. ``units`` says of each fold run which
-    member and seed it is of; only a recipe of fold runs asks for it.
+    What is fitted sees the members in the order of ``trainings``, their training ids, so that a record follows from its
+    identity, in which they have no other order, and more view sets change none; ``weights`` and ``chosen`` are in the
+    order given. ``units`` says of each fold run which member and seed it is of; only a recipe of fold runs asks for it.
 
     Raises:
         UserError: members whose labels or shapes differ, or fold runs that do not make up Training.
     """
     labels = _shared(stored, "PublicTest/labels")
     if recipe.of_folds:
-        found = columns(run_ids, units, stored, view)
+        found = columns(trainings, units, stored, view)
         fitted = _fit(recipe, found.training, found.labels)
         training = None if recipe.is_fitted else fitted.predict(found.training)
         own, test = fitted.predict(found.validation), fitted.predict(found.test)
         chosen = chosen_of(recipe.method, fitted)
         return found.spread(Combined(own, test, fitted.weights, chosen, training, found.labels))
-    order = _order(recipe, run_ids)
+    order = _order(recipe, trainings)
     validation, test = (_stacked(stored, f"{part}/{view}")[order] for part in ("PublicTest", "PrivateTest"))
     how = recipe.method, recipe.parameters, recipe.seed, recipe.temperature
     return _reordered(combine(how[0], validation, labels, test, *how[1:]), order)
@@ -86,17 +86,17 @@ def combine_records(
 
 def fit_records(
     recipe: Recipe,
-    run_ids: Sequence[str],
+    trainings: Sequence[str],
     stored: Sequence[Mapping[str, np.ndarray]],
     view: str,
     units: Sequence[str] = (),
 ) -> Predict:
     """Fit one view set on all that the recipe fits on; returns (M, K, C) -> (K, C) for members in the order given."""
     if recipe.of_folds:
-        found = columns(run_ids, units, stored, view)
+        found = columns(trainings, units, stored, view)
         fitted = _fit(recipe, found.training, found.labels)
         return lambda new: fitted.predict(found.averaged(new))
-    order = _order(recipe, run_ids)
+    order = _order(recipe, trainings)
     labels = _shared(stored, "PublicTest/labels").astype(np.int64)
     whole = _fit(recipe, _stacked(stored, f"PublicTest/{view}")[order], labels)
     return lambda new: whole.predict(new[order])
@@ -112,8 +112,8 @@ def _fit(recipe: Recipe, probabilities: np.ndarray, labels: np.ndarray) -> Fitte
     return fit(recipe.method, probabilities, labels, recipe.parameters, recipe.seed, recipe.temperature)
 
 
-def _order(recipe: Recipe, run_ids: Sequence[str]) -> np.ndarray:
-    return np.argsort(run_ids, kind="stable") if recipe.is_fitted else np.arange(len(run_ids))
+def _order(recipe: Recipe, trainings: Sequence[str]) -> np.ndarray:
+    return np.argsort(trainings, kind="stable") if recipe.is_fitted else np.arange(len(trainings))
 
 
 def _reordered(combined: Combined, order: np.ndarray) -> Combined:

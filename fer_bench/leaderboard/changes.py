@@ -30,6 +30,9 @@ LIMITS = {
     audit.FILE: 256 * KIB,
     published.FILE: 256 * KIB,
     "*.md": 256 * KIB,
+    "*.sh": 256 * KIB,
+    "speed/*.py": 256 * KIB,
+    "speed/results/*.json": 256 * KIB,
 }
 """What a board's folder may hold, and how many bytes a file of it may have; ``*`` is no slash."""
 MOST = 32 * 1024 * KIB

@@ -176,10 +176,10 @@ def _wrong_votes(board: Path, record: Record, sources: list[Record]) -> Iterator
     """Yield the view sets that are not what the recipe makes of the members: what is fitted is fitted again."""
     recipe, stored = Recipe.of(record["identity"]), records.arrays(board, record)
     members = [records.arrays(board, source) for source in sources]
-    run_ids = [source["run_id"] for source in record["members"]]
+    trainings = [records.training_id(source["identity"]) for source in sources]
     for view in record["views"]:
         try:
-            combined = combine_records(recipe, run_ids, members, view, records.units(record["members"]))
+            combined = combine_records(recipe, trainings, members, view, records.units(record["members"]))
         except UserError as error:
             yield str(error)
             continue

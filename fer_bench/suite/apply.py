@@ -105,9 +105,9 @@ def _combined(
     members = _members(record, board)
     stored = [records.arrays(board, member) for member in members]
     new = [_probabilities(member, images, board, runs_dir, device, view) for member in members]
-    run_ids = [member["run_id"] for member in members]
+    trainings = [records.training_id(member["identity"]) for member in members]
     fitted_for = view if recipe.is_fitted else record["headline"]
-    return fit_records(recipe, run_ids, stored, fitted_for, records.units(members))(np.stack(new))
+    return fit_records(recipe, trainings, stored, fitted_for, records.units(members))(np.stack(new))
 
 
 def _members(record: dict[str, Any], board: Path) -> list[dict[str, Any]]:

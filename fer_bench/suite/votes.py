@@ -130,10 +130,10 @@ def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool
     if existing and existing["run_id"] == records.run_id(identity) and not force:
         return existing
     stored = [records.arrays(board, member) for member in members]
-    run_ids = [member["run_id"] for member in members]
+    trainings = [records.training_id(member["identity"]) for member in members]
     units = records.units(members)
     combined: dict[str, Combined] = {
-        view: combine_records(recipe, run_ids, stored, view, units) for view in ensemble.views
+        view: combine_records(recipe, trainings, stored, view, units) for view in ensemble.views
     }
     arrays = _arrays(stored, combined)
     record = {
