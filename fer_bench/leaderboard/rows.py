@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -199,7 +200,8 @@ def _rows(board: Path, found: list[Record]) -> list[Row]:
     for record in found:
         if record["kind"] not in ("failure", "fold") and record["figures"].get(TEST):
             groups.setdefault(record["name"], []).append(record)
-    return [_row(board, name, tuple(seeds)) for name, seeds in groups.items()]
+    with ThreadPoolExecutor() as pool:  # files are read and unpacked at once: that does not hold the interpreter
+        return list(pool.map(lambda group: _row(board, group[0], tuple(group[1])), groups.items()))
 
 
 def _row(board: Path, name: str, seeds: tuple[Record, ...]) -> Row:
