@@ -155,10 +155,17 @@ def test_fewer_view_sets_and_another_headline_are_scored_too(place):
     place.finish()
     place.run(MORE)
     place.trained.clear()
-    place.run(SUITE.replace("{name: one}", "{name: one, views: [none]}"))
+    had, stored = place.record(), place.arrays()
+    for path in place.weights():
+        path.unlink()  # all that is asked for is stored
+    place.run(SUITE.split("ensembles")[0].replace("{name: one}", "{name: one, views: [ten-crop, none]}"))
+    after, arrays = place.record(), place.arrays()
     assert place.trained == []
-    assert place.record()["headline"] == "none"
-    assert len(place.record()["looks"]) == 3
+    assert (after["views"], after["headline"]) == (["ten-crop", "none"], "none")
+    assert after["looks"] == had["looks"]  # nothing was predicted
+    assert after["timing"] == had["timing"]
+    assert arrays.keys() == stored.keys() - {"PublicTest/flip", "PrivateTest/flip"}
+    assert all(np.array_equal(arrays[key], stored[key]) for key in arrays)
 
 
 def test_weights_that_are_called_by_their_run_id_are_found(place):

@@ -11,7 +11,7 @@ from fer_bench.suite.plan import Run
 
 
 def trained(board: Path, runs_dir: Path, run: Run) -> dict[str, Any] | None:
-    """A finished record of the same training: of the very run, else one whose weights are here to be scored.
+    """A finished record of the same training: of the very run, else one that has all its view sets, or the weights.
 
     A name is no part of what a run is, so the record may stand under another one; its own name comes first.
     """
@@ -21,7 +21,15 @@ def trained(board: Path, runs_dir: Path, run: Run) -> dict[str, Any] | None:
     same.sort(key=lambda record: (record["run_id"] != run.run_id, record["name"] != run.member.name))
     if same and same[0]["run_id"] == run.run_id:
         return same[0]
-    return next((record for record in same if records.weights_path(runs_dir, record["identity"]).is_file()), None)
+    return next((record for record in same if _has_views(record, run.member) or _has_weights(record, runs_dir)), None)
+
+
+def _has_views(record: dict[str, Any], member: Member) -> bool:
+    return set(member.views) <= set(record["views"])
+
+
+def _has_weights(record: dict[str, Any], runs_dir: Path) -> bool:
+    return records.weights_path(runs_dir, record["identity"]).is_file()
 
 
 def load_network(runs_dir: Path, record: dict[str, Any]) -> Network:

@@ -250,7 +250,7 @@ def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Optio
     if existing:
         problem = records.conflict(existing, this)
         if problem and records.same_training(existing, this):
-            return _only_scored(problem, records.weights_path(options.runs_dir, existing["identity"]))
+            return _only_scored(problem, existing, this, options)
         if problem:
             raise UserError(problem)
         if existing["kind"] in records.TRAINED:
@@ -260,8 +260,9 @@ def _state(existing: dict[str, Any] | None, this: dict[str, Any], options: Optio
     return "retry" if existing else "new"
 
 
-def _only_scored(problem: str, weights: Path) -> str:
-    """A finished run that asks for other view sets: its weights are scored again, where they are."""
-    if not weights.is_file():
+def _only_scored(problem: str, existing: dict[str, Any], this: dict[str, Any], options: Options) -> str:
+    """A finished run that asks for other view sets: its record has them, or its weights are scored where they are."""
+    weights = records.weights_path(options.runs_dir, existing["identity"])
+    if not set(this["member"]["views"]) <= set(existing["views"]) and not weights.is_file():
         raise UserError(f"{problem}; other view sets need no training where its weights are: no file at {weights}")
     return "score"

@@ -24,11 +24,21 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Scored:
-    """Labels and probabilities of each scored part as stored, the look at PrivateTest, and how long it took."""
+    """Labels and probabilities of each scored part as stored, looks at PrivateTest, and the seconds of predicting."""
 
     arrays: Arrays
-    look: dict[str, str]
+    looks: tuple[dict[str, str], ...]
     seconds: float
+
+
+def lacking(views: Sequence[str], stored: Mapping[str, np.ndarray]) -> list[str]:
+    """The view sets that a record's arrays do not have; they have the same ones for every part."""
+    return [view for view in views if f"PrivateTest/{view}" not in stored]
+
+
+def chosen(views: Sequence[str], stored: Mapping[str, np.ndarray]) -> Arrays:
+    """Labels, row numbers and some view sets out of a record's arrays."""
+    return {key: values for key, values in stored.items() if key.split("/")[1] in ("labels", "rows", *views)}
 
 
 def score(
@@ -42,38 +52,32 @@ def score(
 ) -> Scored:
     """Predict PublicTest and the rows that the run holds out, then open PrivateTest and predict that.
 
-    ``stored`` are the arrays of a record of the same training, or none: the test part is opened only where PublicTest
-    agrees with them, and what they have stays as it is, to the bit.
+    ``stored`` are the arrays of a record of the same training, or none. What they have stays as it is, to the bit, and
+    only the other view sets are predicted; the test part is opened only where the cheapest stored one comes out again.
 
     Raises:
         UserError: where these are not the weights that gave ``stored``.
     """
-    start = time.monotonic()
+    start, names, proof = time.monotonic(), lacking(run.member.views, stored), _cheapest(stored)
 
     def predicted(part: str, images: np.ndarray, labels: np.ndarray, also: Sequence[str] = ()) -> Arrays:
-        names = [*run.member.views, *also]
-        found = by_view_set(network, images, names, device=engine.device, precision=engine.precision)
+        found = by_view_set(network, images, [*names, *also], device=engine.device, precision=engine.precision)
         probabilities = {f"{part}/{view}": records.as_stored(p) for view, p in found.items()}
         return probabilities | {f"{part}/labels": labels.astype(np.uint8)}
 
-    proof = _to_compare(run.member.views, stored)
     arrays = predicted("PublicTest", *splits.part(faces, "PublicTest"), proof)
     _refuse_other_weights(run, arrays, stored)
-    for view in proof:
-        del arrays[f"PublicTest/{view}"]
     if run.fold:
         arrays |= predicted("Training", *held_out_rows(faces, run.fold)) | {"Training/rows": run.fold.held}
     images, labels, look = splits.open_private_test(faces, purpose=purpose, run_id=run.run_id, note=note)
     arrays |= predicted("PrivateTest", images, labels)
-    kept = {key: values for key, values in stored.items() if key in arrays}
-    return Scored(arrays | kept, look, time.monotonic() - start)
+    arrays = chosen(run.member.views, {**arrays, **stored})
+    return Scored(arrays, (look,), time.monotonic() - start)
 
 
-def _to_compare(views: Sequence[str], stored: Mapping[str, np.ndarray]) -> list[str]:
-    """The cheapest stored view set, where none of those asked for is stored, so that there is one to compare."""
+def _cheapest(stored: Mapping[str, np.ndarray]) -> list[str]:
     there = [key.removeprefix("PublicTest/") for key in stored if key.startswith("PublicTest/")]
-    there = [name for name in there if name != "labels"]
-    return [] if set(there) & set(views) else sorted(there, key=passes)[:1]
+    return sorted((name for name in there if name != "labels"), key=passes)[:1]
 
 
 def _refuse_other_weights(run: Run, found: Arrays, stored: Mapping[str, np.ndarray]) -> None:
