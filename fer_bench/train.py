@@ -69,6 +69,11 @@ class Job:
         """Full batches of an epoch; the rest of an epoch's random order is left out."""
         return max(1, len(self.images) // self.member.train.batch_size)
 
+    @property
+    def batch(self) -> int:
+        """Images of a step: the batch size, or all images where there are fewer."""
+        return min(self.member.train.batch_size, len(self.images))
+
 
 @dataclass
 class State:
@@ -273,7 +278,7 @@ def _start(job: Job, engine: Engine) -> State:
         optimizer=make_optimizer(job.network, train),
         scaler=torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16"),
         ema=ModelEmaV3(module, decay=train.ema, use_warmup=True) if train.ema else None,
-        micro_batch=engine.micro_batch or train.batch_size,
+        micro_batch=engine.micro_batch or job.batch,
         loss_sum=zero.clone(),
         bad_steps=zero.clone(),
     )
@@ -404,7 +409,7 @@ def _progress(job: Job, state: State) -> Progress:
     epochs, done = job.member.train.epochs, state.epoch * job.steps + state.step
     spent = state.seconds + state.epoch_seconds
     left = spent / max(1, done) * (epochs * job.steps - done)
-    speed = state.step * job.member.train.batch_size / max(state.epoch_seconds, 1e-9)
+    speed = state.step * job.batch / max(state.epoch_seconds, 1e-9)
     steps, loss_sum = state.step, state.loss_sum
     return Progress(state.epoch + 1, epochs, steps, job.steps, lambda: float(loss_sum) / steps, speed, left)
 
@@ -426,7 +431,7 @@ def _close_epoch(job: Job, engine: Engine, state: State) -> dict[str, float]:
         "validation_loss": round(loss, 6),
         "validation_accuracy": round(accuracy, 6),
         "learning_rate": float(f"{max(g['lr'] for g in state.optimizer.param_groups):.6g}"),
-        "images_per_second": round(job.steps * job.member.train.batch_size / max(seconds, 1e-9), 1),
+        "images_per_second": round(job.steps * job.batch / max(seconds, 1e-9), 1),
         "seconds": round(seconds, 2),
     }
     state.history.append(entry)

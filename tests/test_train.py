@@ -88,6 +88,17 @@ def test_epochs_see_every_image_in_another_order():
     assert this.steps == 4
 
 
+@pytest.mark.parametrize(("batch_size", "shown"), [(4000, 20), (8, 8)])
+def test_speed_counts_the_images_that_a_step_shows(monkeypatch, batch_size, shown):
+    seconds = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))  # so that every step takes one second
+    seen = []
+    fitted = train.fit(job(n=20, epochs=1, batch_size=batch_size), ENGINE, report=seen.append)
+    monkeypatch.undo()
+    assert [where.images_per_second for where in seen] == [shown] * len(seen)
+    assert fitted.history[0]["images_per_second"] == fitted.micro_batch == shown
+
+
 def test_divergence_is_noticed():
     this = job(n=640, lr=1e30, optimizer="sgd", momentum=0.0, schedule="constant")
     with pytest.raises(train.DivergedError, match="no finite value"):
