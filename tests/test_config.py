@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +110,18 @@ def test_mistakes_name_the_key(tmp_path, text, path, hint):
 def test_booleans_and_words_are_no_numbers(tmp_path, keys, path):
     message = refusal(tmp_path, MINIMAL.replace("pretrained: false", f"pretrained: false, {keys}"))
     assert message.endswith(f"members.0.{path}")
+
+
+def test_no_suite_takes_a_place_in_runs_that_the_project_uses(tmp_path):
+    """The places are read from the code: a folder below runs_dir, a default or a text that names runs/SOMETHING."""
+    top = Path(__file__).parents[1]
+    text = "".join(path.read_text() for folder in ("fer_bench", "benchmark") for path in (top / folder).rglob("*.py"))
+    text += (top / "benchmark/cuda.sh").read_text()
+    places = re.findall(r'runs_dir / "([a-z]+)"|runs/([a-z]+(?:\.zip)?)\b', text)
+    used = {name for pair in places for name in pair if name}
+    assert used >= {"checkpoints", "errors", "locks", "tune", "audit", "speed", "records.zip"}
+    for name in used:
+        assert "another name" in refusal(tmp_path, MINIMAL.replace("small", name))
 
 
 @pytest.mark.parametrize(("given", "path"), [("seeds: [true]", "seeds.0"), ("seeds: ['1']", "seeds.0")])

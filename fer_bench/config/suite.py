@@ -12,10 +12,12 @@ from fer_bench.config.reading import first_problem, merge, read_yaml
 from fer_bench.errors import UserError
 
 PROTOCOL = "fer2013-v1"
+FOLDERS = ("audit", "benchmark", "checkpoints", "errors", "locks", "looks", "records.zip", "speed", "tune", "weights")
+"""What has a place in ``runs/`` of its own, where the board of a suite of that name would be mixed with it."""
 
 
 def _not_a_folder(name: str) -> str:
-    if name in ("audit", "benchmark", "checkpoints", "tune", "weights"):
+    if name in FOLDERS:
         raise ValueError(f"{name!r} is a folder of its own; give the suite another name")
     return name
 
