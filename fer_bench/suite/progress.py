@@ -46,7 +46,8 @@ class Display:
 
 
 def _bar(console: Console) -> Progress:
-    columns: tuple[Any, ...] = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
+    facts = TextColumn("{task.fields[facts]}")
+    columns: tuple[Any, ...] = (TextColumn("  {task.description}"), BarColumn(bar_width=None), facts)
     return Progress(*columns, console=console, transient=True)
 
 
@@ -55,8 +56,8 @@ def epoch_line(where: Where) -> str:
     entry = where.entry
     assert entry is not None
     return (
-        f"  epoch {where.epoch}/{where.epochs}  loss {entry['train_loss']:.4f}  "
-        f"PublicTest accuracy {entry['validation_accuracy']:.2%}  loss {entry['validation_loss']:.4f}  "
+        f"  epoch {where.epoch}/{where.epochs}  train loss {entry['train_loss']:.4f}  "
+        f"PublicTest loss {entry['validation_loss']:.4f}  accuracy {entry['validation_accuracy']:.2%}  "
         f"{entry['images_per_second']:.0f} images/s  {duration(where.seconds_left)} left"
     )
 
@@ -70,25 +71,36 @@ class _Lines:
             self.say(epoch_line(where))
 
 
+def bar_facts(where: Where, last: dict[str, float] | None, room: int) -> str:
+    """What stands behind the bar; the PublicTest loss of the ``last`` epoch only where all fits into ``room``."""
+    head, loss = f"epoch {where.epoch}/{where.epochs}  ", f"{where.loss():.2f} train"
+    tail = f"{where.images_per_second:.0f} images/s  {duration(where.seconds_left)} left"
+    if last is None:
+        return f"{head}loss {loss}  {tail}"
+    accuracy = f"{last['validation_accuracy']:.1%}"
+    whole = f"{head}loss {loss} {last['validation_loss']:.2f} PublicTest  {accuracy}  {tail}"
+    return whole if len(whole) <= room else f"{head}loss {loss}  PublicTest {accuracy}  {tail}"
+
+
 class _Bar:
     """Asks for the loss, which waits for the device, twice a second at most."""
 
+    least = 4
+    """Columns of the shortest bar, beside three of indent and spaces."""
+
     def __init__(self, bar: Progress, title: str, say: Callable[[str], None]) -> None:
-        self.bar, self.say, self.last = bar, say, 0.0
-        self.accuracy = ""
+        self.bar, self.say, self.asked = bar, say, 0.0
+        self.last: dict[str, float] | None = None
+        self.room = bar.console.width - len(title) - self.least - 4
         self.task = bar.add_task(title, total=None, facts="")
 
     def __call__(self, where: Where) -> None:
         if where.entry is not None:
-            self.accuracy = f"PublicTest {where.entry['validation_accuracy']:.2%}  "
+            self.last = where.entry
             self.say(epoch_line(where))
         now = time.monotonic()
-        if where.entry is None and now - self.last < 0.5:
+        if where.entry is None and now - self.asked < 0.5:
             return
-        self.last = now
-        facts = (
-            f"epoch {where.epoch}/{where.epochs}  loss {where.loss():.4f}  {self.accuracy}"
-            f"{where.images_per_second:.0f} images/s  {duration(where.seconds_left)} left"
-        )
+        self.asked = now
         done, total = where.steps_made
-        self.bar.update(self.task, total=total, completed=done, facts=facts)
+        self.bar.update(self.task, total=total, completed=done, facts=bar_facts(where, self.last, self.room))
