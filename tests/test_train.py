@@ -92,7 +92,7 @@ def test_epochs_see_every_image_in_another_order():
 def test_speed_counts_the_images_that_a_step_shows(monkeypatch, batch_size, shown):
     seconds = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))  # so that every step takes one second
-    seen = []
+    seen: list[train.Progress] = []
     fitted = train.fit(job(n=20, epochs=1, batch_size=batch_size), ENGINE, report=seen.append)
     monkeypatch.undo()
     assert [where.images_per_second for where in seen] == [shown] * len(seen)
