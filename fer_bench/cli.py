@@ -86,6 +86,10 @@ def run(
             "--seed", min=0, max=2**31 - 1, help="instead of the suite's seeds, for runs and ensembles; repeatable"
         ),
     ] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option("--member", metavar="NAME", help="only this member of the suite, with its votes; repeatable"),
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     output_dir: Annotated[
@@ -120,6 +124,7 @@ def run(
         *(data_dir, output_dir, runs_dir, tuple(dict.fromkeys(seed or ())), device, limit, force, skip_bad_rows),
         jobs=jobs,
         budget=budget,
+        members=tuple(dict.fromkeys(member or ())),
     )
     display = Display()
     if dry_run:
@@ -553,7 +558,10 @@ def _print_errors(mistakes: Any, found: Any, suggested: list[Any], top: int) -> 
 def predict(
     source: Annotated[Path, typer.Argument(metavar="IMAGES|CSV", help="an image, a folder of images, or FER2013 data")],
     model: Annotated[str, typer.Option("--model", help="a record: its JSON file, or its name on the board")],
-    board: Board = Path("benchmark"),
+    board: Annotated[
+        Path | None,
+        typer.Option("--board", help="holds results/ and predictions/; default: that of the JSON file, or benchmark"),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     device: Device = "auto",
     view: Annotated[

@@ -297,6 +297,51 @@ def test_a_vote_predicts_with_any_view_set_unless_it_was_fitted_for_others(place
         apply.predict(place.folder / "face.png", "fitted", **words)
 
 
+def test_members_of_an_ensemble_are_looked_up_beside_its_file(place, monkeypatch):
+    place.finish()
+    monkeypatch.chdir(place.folder)
+    Image.fromarray(toyfaces.load().images[0]).save("face.png")
+    words = {"runs_dir": place.runs, "device": torch.device("cpu"), "view": None}
+
+    def predicted(model, board=None):
+        return apply.predict(place.folder / "face.png", model, board=board, **words)
+
+    expected = predicted("vote", place.board)
+    assert predicted("runs/tiny-limit70/results/vote.json") == expected
+    monkeypatch.chdir(place.board / "results")
+    assert predicted("vote.json") == expected
+    with pytest.raises(UserError, match=r"elsewhere: vote needs one\.s0, which is not there"):
+        predicted("vote.json", place.folder / "elsewhere")
+
+
+def test_an_ensemble_over_other_runs_than_the_board_has_is_not_predicted_with(place):
+    place.finish()
+    old = (place.board / "results" / "vote.json").read_text()
+    place.run(SUITE.replace("lr: 2e-3", "lr: 3e-3"), force=True)
+    (place.board / "results" / "vote.json").write_text(old)
+    Image.fromarray(toyfaces.load().images[0]).save(place.folder / "face.png")
+    with pytest.raises(UserError, match=r"vote combines another run of two\.s0 than the board has"):
+        apply.predict(
+            place.folder / "face.png",
+            "vote",
+            board=place.board,
+            runs_dir=place.runs,
+            device=torch.device("cpu"),
+            view=None,
+        )
+
+
+def test_missing_weights_name_the_command_that_trains_this_run_alone(place):
+    place.finish()
+    place.weights()[0].unlink()
+    gone = next(
+        r for r in map(place.record, ("one", "two")) if not records.weights_path(place.runs, r["identity"]).is_file()
+    )
+    command = f"fer-bench run suites/tiny.yaml --member {gone['name']} --seed 0 --limit 70 --force trains it again"
+    with pytest.raises(UserError, match=command):
+        kept.load_network(place.runs, gone)
+
+
 @pytest.mark.parametrize(("view", "used"), [(None, "flip+rotate"), ("ten-crop", "ten-crop"), ("none", "none")])
 def test_predict_uses_the_headline_or_any_other_view_set(place, view, used):
     place.run(SUITE.replace("{name: one}", "{name: one, views: [none, flip+rotate]}").split("ensembles")[0])

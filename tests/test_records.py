@@ -472,7 +472,7 @@ def test_conflict_names_the_keys_and_the_way_out():
     message = records.conflict(member(lr=0.001), member(lr=0.002)["identity"])
     assert message == (
         "cnn.s0: finished with other settings (member.train.lr: 0.001 -> 0.002);"
-        " rename the member, or use --force to redo it"
+        " rename the member, or use --member cnn --force to redo it"
     )
     assert records.conflict(member(), member()["identity"]) is None
     assert records.conflict(failure(), member()["identity"]) is None

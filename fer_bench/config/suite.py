@@ -1,5 +1,7 @@
 """A suite: the questions of one YAML file."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,6 +52,28 @@ class Suite(Frozen):
                     f"ensemble {ensemble.name!r}: members: needs two or more, or two seeds; found {only!r} alone"
                 )
         return self
+
+    def with_only(self, names: Sequence[str]) -> "Suite":
+        """The suite with the members of these names alone and no ensembles; the whole suite where none is named.
+
+        Raises:
+            UserError: for a name that no member has.
+        """
+        if not names:
+            return self
+        known = [member.name for member in self.members]
+        for name in names:
+            if name not in known:
+                raise UserError(f"--member: {self._no_member(name)}")
+        return self.model_copy(update={"members": tuple(m for m in self.members if m.name in names), "ensembles": ()})
+
+    def _no_member(self, name: str) -> str:
+        known = [member.name for member in self.members]
+        if name in [ensemble.name for ensemble in self.ensembles]:
+            return f"{name!r} is an ensemble of {self.suite}; `fer-bench ensemble` builds those from their members"
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(known)}"
+        return f"{self.suite} has no member {name!r}; {hint}"
 
 
 def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:

@@ -99,7 +99,8 @@ def conflict(existing: dict[str, Any], identity: dict[str, Any]) -> str | None:
         return None
     changes = "; ".join(differing_keys(existing["identity"], identity))
     return (
-        f"{stem_of(existing)}: finished with other settings ({changes}); rename the member, or use --force to redo it"
+        f"{stem_of(existing)}: finished with other settings ({changes}); rename the member, or use "
+        f"--member {existing['name']} --force to redo it"
     )
 
 

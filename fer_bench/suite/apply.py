@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fer_bench import data, records, splits
+from fer_bench.config import suite_file
 from fer_bench.ensemble import Recipe, fit_records
 from fer_bench.errors import UserError
 from fer_bench.models import place
@@ -22,7 +23,7 @@ def predict(
     source: Path,
     model: str,
     *,
-    board: Path,
+    board: Path | None,
     runs_dir: Path,
     device: torch.device,
     view: str | None,
@@ -31,13 +32,14 @@ def predict(
     """Predict with a record's run, or with all members of an ensemble; returns CSV text and notes for people.
 
     Columns: ``row`` (file name, or part and row), ``prediction`` and one probability a class. ``parts`` and what
-    becomes of PrivateTest: see ``sources``.
+    becomes of PrivateTest: see ``sources``. Without ``board`` it is the one that holds the model's JSON.
 
     Raises:
         UserError: when there is no such record, its weights are not on this machine, or nothing can be read.
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
+    board = board or home_of(model)
     record = find_record(model, board)
     found = sources.read(source, parts, lambda faces: _open_test(faces, record, board, runs_dir))
     p = _probabilities(record, found.images, board, runs_dir, device, view)
@@ -61,6 +63,12 @@ def _trained(record: dict[str, Any], board: Path) -> list[dict[str, Any]]:
         return [record]
     found = {run["run_id"]: run for member in _members(record, board) for run in _trained(member, board)}
     return list(found.values())
+
+
+def home_of(model: str) -> Path:
+    """The board of a record that is given as BOARD/results/NAME.json, else ``benchmark``."""
+    folder = Path(model).absolute().parent
+    return folder.parent if model.endswith(".json") and folder.name == "results" else Path("benchmark")
 
 
 def find_record(model: str, board: Path) -> dict[str, Any]:
@@ -116,6 +124,11 @@ def _members(record: dict[str, Any], board: Path) -> list[dict[str, Any]]:
         member = records.find(board, source["name"], source["seed"], source.get("fold"))
         if member is None:
             raise UserError(f"{board}: {record['name']} needs {records.stem_of(source)}, which is not there")
+        if member["run_id"] != source["run_id"]:
+            raise UserError(
+                f"{board}: {record['name']} combines another run of {records.stem_of(source)} than the board has; "
+                f"fer-bench ensemble {suite_file(record['suite'])} --board {board} builds it anew"
+            )
         _require_model(member)
         members.append(member)
     return members

@@ -32,6 +32,13 @@ def _has_weights(record: dict[str, Any], runs_dir: Path) -> bool:
     return records.weights_path(runs_dir, record["identity"]).is_file()
 
 
+def training_command(record: dict[str, Any]) -> str:
+    """What trains one member's run again, and not the others of its suite."""
+    limit = f" --limit {record['limited']}" if record.get("limited") else ""
+    chosen = f"--member {record['name']} --seed {record['seed']}"
+    return f"fer-bench run {suite_file(record['suite'])} {chosen}{limit} --force"
+
+
 def load_network(runs_dir: Path, record: dict[str, Any]) -> Network:
     """The network of a member's record with its finished weights, on the CPU.
 
@@ -44,7 +51,7 @@ def load_network(runs_dir: Path, record: dict[str, Any]) -> Network:
     if not path.is_file():
         raise UserError(
             f"{path}: the weights of {record['name']} are not here; they stay on the machine that trained it "
-            f"(fer-bench run {suite_file(record['suite'])} --force trains it again)"
+            f"({training_command(record)} trains it again)"
         )
     network = build(Member(name=record["name"], **record["identity"]["member"]), None)
     try:
@@ -52,6 +59,7 @@ def load_network(runs_dir: Path, record: dict[str, Any]) -> Network:
     except Exception as error:  # a damaged file fails in any part of the readers
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path}: cannot be read as the weights of {record['name']} ({reason}); --force trains it again"
+            f"{path}: cannot be read as the weights of {record['name']} ({reason}); "
+            f"{training_command(record)} trains it again"
         ) from error
     return network

@@ -36,6 +36,8 @@ class Options:
     skip_bad_rows: bool = False
     jobs: int = 1
     budget: Budget | None = None
+    members: tuple[str, ...] = ()
+    """Names of the only members to train; all where there is none."""
 
 
 @dataclass(frozen=True)

@@ -86,5 +86,5 @@ def _refuse_other_weights(run: Run, found: Arrays, stored: Mapping[str, np.ndarr
         if apart > MOST_APART and not key.endswith("/labels"):
             raise UserError(
                 f"{run.title}: the kept weights are not those of its record, {key} is {apart:.3f} off on average; "
-                "--force trains it again"
+                f"--member {run.member.name} --seed {run.seed} --force trains it again"
             )

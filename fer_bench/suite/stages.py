@@ -28,8 +28,9 @@ def prepare(path: Path, options: Options, display: Display, *, fetch: bool = Tru
     Without ``fetch`` weights that are not on this machine stay where they are.
     """
     suite = load_suite(path)
+    chosen = suite.with_only(options.members)
     device = pick_device(options.device)
-    display.say(f"{path}: {len(suite.members)} members, {len(options.seeds or suite.seeds)} seeds, on {device}")
+    display.say(f"{path}: {len(chosen.members)} members, {len(options.seeds or suite.seeds)} seeds, on {device}")
     faces = load_faces(suite, options)
     facts = data_facts(faces)
     board = board_of(suite, options, facts)
@@ -41,7 +42,7 @@ def prepare(path: Path, options: Options, display: Display, *, fetch: bool = Tru
         display.say(note)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
     refuse_taken_names(board, suite)
-    return suite, setting, make_plan(suite, options, facts, board, cuts(suite, faces), fetch=fetch)
+    return suite, setting, make_plan(chosen, options, facts, board, cuts(chosen, faces), fetch=fetch)
 
 
 def run(path: Path, options: Options, display: Display, should_stop: Callable[[], bool]) -> Outcome:
@@ -63,7 +64,8 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
         _work(setting, taken, forecast, outcome, should_stop, display)
     if outcome.stopped:
         return outcome
-    build_all(setting.board, suite, outcome, display, force=options.force, seeds=options.seeds)
+    seeds = () if options.members else options.seeds  # with members, a vote means what the suite says
+    build_all(setting.board, suite, outcome, display, force=options.force, seeds=seeds, members=options.members)
     outcome.board_file = leaderboard.board_file(setting.board)
     leaderboard.write(setting.board, outcome.board_file)
     return outcome

@@ -36,18 +36,32 @@ def run_ensembles(path: Path, board: Path, display: Display, *, force: bool = Fa
 
 
 def build_all(
-    board: Path, suite: Suite, outcome: Outcome, display: Display, *, force: bool, seeds: Sequence[int] = ()
+    board: Path,
+    suite: Suite,
+    outcome: Outcome,
+    display: Display,
+    *,
+    force: bool,
+    seeds: Sequence[int] = (),
+    members: Sequence[str] = (),
 ) -> None:
     """Add the suite's ensembles to the board and the outcome; one that lacks a member is withheld.
 
     ``seeds`` take the place of the suite's. Such an ensemble is withheld, too, where the board has one of that name
     over other members, unless ``force``: the suite says what a name means, and what was asked for once does not.
+    With ``members`` only ensembles that have one of them are built, and one that lacks a run is left as it is: nobody
+    asked for it.
     """
     asked = suite.model_copy(update={"seeds": tuple(seeds or suite.seeds)})
     if suite.ensembles and set(asked.seeds) != set(suite.seeds):
         display.say(f"ensembles are over {_seeds(asked)} as asked for, not over the suite's {_seeds(suite)}")
     for ensemble in suite.ensembles:
+        if members and not set(members) & set(ensemble.members):
+            continue
         why = _why_withheld(board, suite, asked, ensemble, force)
+        if why and members:
+            display.say(f"{ensemble.name}: left as it is, {why}")
+            continue
         if why:
             outcome.withheld[ensemble.name] = why
             display.say(f"{ensemble.name}: withheld, {why}")
