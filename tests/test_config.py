@@ -124,6 +124,46 @@ def test_no_suite_takes_a_place_in_runs_that_the_project_uses(tmp_path):
         assert "another name" in refusal(tmp_path, MINIMAL.replace("small", name))
 
 
+THREE = """
+suite: small
+data: toyfaces
+defaults: {backbone: "baseline:mlp", pretrained: false}
+members:
+  - {name: a, views: [none, shift, ten-crop, flip]}
+  - {name: b, views: [ten-crop, none, flip], folds: 2, fold_views: [flip]}
+  - {name: c, views: [none]}
+  - {name: d, views: [rotate]}
+ensembles: [{name: v, %s}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "views"),
+    [
+        ("members: [a, b]", ("none", "ten-crop", "flip")),
+        ("members: [b, a]", ("ten-crop", "none", "flip")),
+        ("members: [b, c]", ("none",)),
+        ("members: [a, b], views: [flip, none]", ("flip", "none")),
+        ("members: [b], method: fold-average", ("flip",)),
+    ],
+)
+def test_an_ensemble_takes_the_view_sets_that_all_its_members_store(tmp_path, ensemble, views):
+    assert load_suite(write(tmp_path, THREE % ensemble)).ensembles[0].views == views
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "hint"),
+    [
+        ("members: [c, d]", "'v': no view set is stored by all of its members; see their views:"),
+        ("members: [a, c], views: [flip]", "member 'c' stores no view set 'flip'; it has none"),
+        ("members: [a, c], views: []", "ensembles.0.views: list should have at least 1 item"),
+        ("members: [a, e]", "no member is called 'e'"),
+    ],
+)
+def test_an_ensemble_without_common_view_sets_says_so(tmp_path, ensemble, hint):
+    assert hint in refusal(tmp_path, THREE % ensemble)
+
+
 @pytest.mark.parametrize(("given", "path"), [("seeds: [true]", "seeds.0"), ("seeds: ['1']", "seeds.0")])
 def test_seeds_are_whole_numbers(tmp_path, given, path):
     assert f"{path}: Input should be a valid integer" in refusal(tmp_path, MINIMAL + given)

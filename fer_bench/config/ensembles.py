@@ -1,10 +1,12 @@
 """An ensemble: a combination of members, its method and what that can be told."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fer_bench.config.base import Frozen, Name, Positive, Views, each_once
+from fer_bench.config.members import Member
 from fer_bench.config.reading import first_problem
 
 
@@ -85,7 +87,23 @@ class Ensemble(Frozen):
         "PublicTest", description="Training: out-of-fold, on the fold runs of members that have folds:"
     )
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False), AfterValidator(each_once)]
-    views: Views = ("none", "flip")
+    views: Views = Field(
+        default_factory=tuple, description="default: the sets that all members store, in the order of the first member"
+    )
+
+    def stored_by(self, member: Member) -> tuple[str, ...]:
+        """The view sets that a member stores of the runs that the ensemble combines."""
+        return (member.fold_views if self.of_folds else None) or member.views
+
+    def resolved(self, members: Mapping[str, Member]) -> "Ensemble":
+        """The ensemble with its view sets, where none is given and its members are among ``members``."""
+        if self.views or not members.keys() >= set(self.members):
+            return self
+        stored = [self.stored_by(members[name]) for name in self.members]
+        common = tuple(view for view in stored[0] if all(view in views for views in stored))
+        if not common:
+            raise ValueError(f"ensemble {self.name!r}: no view set is stored by all of its members; see their views:")
+        return self.model_copy(update={"views": common})
 
     @property
     def of_folds(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fer_bench.config.base import Frozen, Name
 from fer_bench.config.ensembles import PARAMETERS, Ensemble
@@ -34,6 +34,12 @@ class Suite(Frozen):
     defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
     members: Annotated[tuple[Member, ...], Field(min_length=1, strict=False)]
     ensembles: Annotated[tuple[Ensemble, ...], Field(strict=False)] = ()
+
+    @field_validator("ensembles")
+    @classmethod
+    def _views_follow_the_members(cls, given: tuple[Ensemble, ...], info: ValidationInfo) -> tuple[Ensemble, ...]:
+        members = {member.name: member for member in info.data.get("members", ())}
+        return tuple(ensemble.resolved(members) for ensemble in given)
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Suite":
@@ -85,11 +91,13 @@ def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
         member = members[name]
         if ensemble.of_folds and not member.folds:
             raise ValueError(f"ensemble {ensemble.name!r} combines fold runs, and member {name!r} has no folds:")
-        stored = (member.fold_views if ensemble.of_folds else None) or member.views
+        stored = ensemble.stored_by(member)
         lacking = set(ensemble.views) - set(stored)
         if lacking:
             which = f"view set {sorted(lacking)[0]!r}" + ("" if stored is member.views else " for its folds")
-            raise ValueError(f"ensemble {ensemble.name!r}: member {name!r} stores no {which}")
+            raise ValueError(
+                f"ensemble {ensemble.name!r}: member {name!r} stores no {which}; it has {', '.join(stored)}"
+            )
 
 
 def load_suite(path: Path) -> Suite:
