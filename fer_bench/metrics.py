@@ -153,9 +153,10 @@ def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float]:
 
 
 def recall_intervals(confusion: np.ndarray) -> list[tuple[float, float]]:
-    """95 % percentile bootstrap interval of each class's recall, from a confusion matrix (C, C) of counts.
+    """95 % interval of each class's recall, from a confusion matrix (C, C) of counts; (nan, nan) without rows.
 
-    (nan, nan) for a class without rows, and [0, 0] where none was right: no draw can show what no row does.
+    A percentile bootstrap where some of a class are right and some wrong. Where none or all are, every draw is alike
+    and would claim certainty, so that interval is Wilson's.
     """
     confusion = np.asarray(confusion)
     support, hits = confusion.sum(axis=1), np.diagonal(confusion)
@@ -163,7 +164,14 @@ def recall_intervals(confusion: np.ndarray) -> list[tuple[float, float]]:
     drawn = resampled(outcomes.ravel()).reshape(len(hits), 2, DRAWS)
     present = drawn.sum(axis=1)
     shares = [right[total > 0] / total[total > 0] for right, total in zip(drawn[:, 0], present, strict=True)]
-    return [_percentiles(share) if len(share) else (np.nan, np.nan) for share in shares]
+    return [_recall_interval(*found) for found in zip(shares, hits, support, strict=True)]
+
+
+def _recall_interval(drawn: np.ndarray, hits: float, n: float) -> tuple[float, float]:
+    """Interval of ``hits`` in ``n`` rows, from the shares that were drawn (at most DRAWS,)."""
+    if not n:
+        return np.nan, np.nan
+    return _percentiles(drawn) if 0 < hits < n else wilson(int(hits), int(n))
 
 
 def paired_bootstrap(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:

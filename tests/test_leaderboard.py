@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from scipy.stats import binomtest
-from statsmodels.stats.proportion import confint_proportions_2indep, std_prop
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, std_prop
 
 from fer_bench import leaderboard, metrics, records
 from fer_bench.errors import UserError
@@ -627,8 +627,9 @@ def test_recalls_stand_beside_the_field(board):
         "lite0-96 [95 %]",
         "vote [95 %]",
         "ResMaskingNet, clean protocol",
-        "CBAM-ResNet50 (ResidualMaskingNetwork benchmark), clean protocol",
+        "CBAM-ResNet50, clean protocol",
     ]
+    assert "In full: CBAM-ResNet50 (ResidualMaskingNetwork benchmark)." in page_of(board)
     assert [line[4] for line in cells[1:]] == ["68", "75", "56", "91", "59", "85", "76", "73"]
     stored = arrays_at(board, "vote")
     labels, given = stored["PrivateTest/labels"], stored["PrivateTest/flip"].argmax(1)
@@ -651,6 +652,61 @@ def test_differences_from_published_matrices_are_those_of_row_percentages(board)
     plans = figures.plans(rows.read(board))
     assert plans["difference-vote.svg"]["points"][0][2] == expected
     assert figures.is_current(figures.draw(plans["difference-vote.svg"]), plans["difference-vote.svg"])
+
+
+def test_heads_leave_out_what_is_in_brackets_unless_two_would_be_alike():
+    one = shipped().confusions[0]
+    names = ["Net (a)", "Net (b)", "Other (c)", "(d)", "Plain"]
+    named = [one.model_copy(update={"name": name}) for name in names]
+    assert literature.labels(named) == ["Net (a)", "Net (b)", "Other", "(d)", "Plain"]
+    assert literature.full_names(named) == " In full: Other (c)."
+    assert literature.full_names(named[:2]) == ""
+
+
+def test_one_colour_is_better_and_the_other_worse(board):
+    """A higher recall and fewer mistakes have the same colour; the cells say the difference itself."""
+    from matplotlib.colors import to_rgba
+    from matplotlib.figure import Figure
+
+    plan = figures.plans(rows.read(with_published(board)))["difference-vote.svg"]
+    plan = plan | {"points": [[[0] * 7 for _ in range(7)] for _ in plan["points"]]}
+    plan["points"][0][0] = [5, 5, -5, 0, 0, 0, 0]
+    figure = Figure(layout="constrained")
+    figures.DRAWN["difference"](figure, plan)
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    right, more, fewer, none = np.asarray(axes.collections[0].get_facecolor())[:4].tolist()
+    assert right == fewer != more
+    assert none not in (right, more)
+    better, worse = (to_rgba(handle.get_facecolor()) for handle in figure.legends[0].get_patches())
+    assert [colour[0] < colour[2] for colour in (right, better, more, worse)] == [True, True, False, False]  # purple
+    assert [text.get_text() for text in axes.texts[:4]] == ["+5", "+5", "−5", "0"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "vote better: higher recall, fewer mistakes",
+        "vote worse: lower recall, more mistakes",
+    ]
+
+
+def test_the_interval_of_a_class_without_hits_claims_no_certainty(tmp_path):
+    board = tmp_path / "cpu"
+    arrays = arrays_of(1.0, 0, N)
+    for key in arrays:
+        if not key.endswith("labels"):
+            arrays[key] = arrays[key] * (np.arange(7) != 1)  # never Disgust
+            arrays[key] /= arrays[key].sum(axis=1, keepdims=True)
+    add_member(board, "blind", arrays=arrays)
+    text = section(page_of(board), "Recall by class, beside the field")
+    disgust = table_rows("\n" + text)[2]
+    low, high = proportion_confint(0, int(disgust[1]), method="wilson")
+    assert disgust[2] == f"0.00 [{100 * low:.2f}, {100 * high:.2f}]"
+    assert "that interval is Wilson's" in text
+
+
+def test_the_page_says_where_the_other_matrices_are(tmp_path):
+    add_member(tmp_path / "cpu", "a")
+    assert "matrices of the other rows" not in page_of(tmp_path / "cpu")
+    add_member(tmp_path / "cpu", "b", 0.5)
+    assert "[`results/`](results): `figures`, part, view set, `confusion`" in page_of(tmp_path / "cpu")
 
 
 def test_differences_need_a_published_matrix_of_the_same_part(board):

@@ -221,10 +221,14 @@ def test_recall_intervals_equal_drawing_rows(prediction):
         assert interval == pytest.approx(tuple(drawn.confidence_interval), abs=0.025)
 
 
-def test_recall_of_classes_without_rows_or_without_hits():
-    found = metrics.recall_intervals(np.array([[5, 5, 0], [3, 0, 0], [0, 0, 0]]))
-    assert found[1] == (0, 0)
+def test_recall_of_classes_without_rows_and_of_those_all_wrong_or_all_right():
+    from statsmodels.stats.proportion import proportion_confint
+
+    found = metrics.recall_intervals(np.array([[5, 5, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 7]]))
+    assert found[1] == pytest.approx(proportion_confint(0, 3, method="wilson"), abs=1e-12)
+    assert found[3] == pytest.approx(proportion_confint(7, 7, method="wilson"), abs=1e-12)
     assert np.isnan(found[2]).all()
+    assert found[0] != pytest.approx(proportion_confint(5, 10, method="wilson"), abs=1e-3)  # drawn where it is defined
 
 
 def test_means_over_seeds_are_drawn_as_whole_rows():

@@ -19,8 +19,11 @@ def section(board: Board) -> str:
         return ""
     field = comparable(board.published)
     notes = "Percent of each true class, declared seed, with 95 % bootstrap intervals; *mean* is the balanced accuracy."
+    if any(_is_certain(_confusion(row)) for row in board.leading):
+        notes += " Where none or all of a class are right, every draw is alike, so that interval is Wilson's."
     if field:
         notes += " Published recalls stand as printed; without probabilities no paired test is possible."
+        notes += literature.full_names(field)
     parts = [recall(board.leading, board.published), notes, details("Precision", precision(board.leading))]
     if others := [c for c in board.published.confusions if c not in field] if board.published else []:
         parts.append(details("Published recalls on PublicTest", literature.recalls(others)))
@@ -34,14 +37,31 @@ def comparable(published: Published | None) -> list[Confusion]:
 
 def recall(rows: Sequence[Row], published: Published | None) -> str:
     """Classes down, methods across: measured recalls with their intervals, then published ones."""
-    confusions = [np.array(row.record["figures"][TEST][row.headline]["confusion"]) for row in rows]
+    confusions = [_confusion(row) for row in rows]
     field, support = comparable(published), confusions[0].sum(axis=1)
     columns = [_measured(confusion) for confusion in confusions] + [_published(matrix) for matrix in field]
-    theirs = [f"{matrix.name}, {literature.protocol(published, matrix)}" for matrix in field] if published else []
+    theirs = (
+        [
+            f"{name}, {literature.protocol(published, c)}"
+            for name, c in zip(literature.labels(field), field, strict=True)
+        ]
+        if published
+        else []
+    )
     head = ["class", "images", *(f"{row.name} [95 %]" for row in rows), *theirs]
     names = [*zip(EMOTIONS, (f"{n:,}" for n in support), strict=True), ("*mean*", f"{support.sum():,}")]
     lines = [[*name, *cells] for name, cells in zip(names, zip(*columns, strict=True), strict=True)]
     return table(head, lines, "l" + "r" * (len(head) - 1))
+
+
+def _confusion(row: Row) -> np.ndarray:
+    return np.array(row.record["figures"][TEST][row.headline]["confusion"])
+
+
+def _is_certain(confusion: np.ndarray) -> bool:
+    """Whether none or all of a class that has images are right."""
+    support, hits = confusion.sum(axis=1), np.diagonal(confusion)
+    return bool(((support > 0) & ((hits == 0) | (hits == support))).any())
 
 
 def _measured(confusion: np.ndarray) -> list[str]:

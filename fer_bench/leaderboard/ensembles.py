@@ -70,7 +70,7 @@ def summary(board: Board, rows: Sequence[Row]) -> str:
         "passes an image",
         "best member",
         "gain over it, points [95 %]",
-        "uncorrected",
+        "p, uncorrected",
     ]
     return table(head, [_line(board, row) for row in rows], "llllrlll")
 

@@ -15,10 +15,10 @@ import numpy as np
 from fer_bench import metrics
 from fer_bench.data import EMOTIONS
 from fer_bench.files import canonical_json, sha256_bytes
-from fer_bench.leaderboard import calibration, classes, matrices
+from fer_bench.leaderboard import calibration, classes, literature, matrices
 from fer_bench.leaderboard.rows import TEST, Board, Row
 
-DRAWING = 2
+DRAWING = 3
 """Raise when figures are to be drawn in another way: it is part of their data digest."""
 MOST_CURVES = 8  # members, best first: more panels are no longer readable
 COLUMNS = 4
@@ -64,7 +64,7 @@ def _curves_plan(rows: Sequence[Row]) -> dict[str, Any]:
 def _difference_plan(board: Board, row: Row) -> dict[str, Any]:
     field = classes.comparable(board.published)
     points = [matrices.differences(row, matrix).tolist() for matrix in field]
-    return {"kind": "difference", "name": row.name, "against": [matrix.name for matrix in field], "points": points}
+    return {"kind": "difference", "name": row.name, "against": literature.labels(field), "points": points}
 
 
 def _reliability_plan(board: Board) -> dict[str, Any]:
@@ -140,15 +140,24 @@ def _label_classes(axes: Any, title: str) -> None:
 
 
 def _draw_difference(figure: Any, plan: dict[str, Any]) -> None:
-    """One matrix below the other: purple where ours has fewer, orange where it has more."""
-    figure.set_size_inches(5.8, 5.2 * len(plan["points"]))
+    """One matrix below the other: purple where ours is better, orange where it is worse."""
+    from matplotlib.patches import Patch
+
+    figure.set_size_inches(5.8, 5.2 * len(plan["points"]) + 0.4)
     panels = figure.subplots(len(plan["points"]), 1, squeeze=False)
     for axes, against, points in zip(panels.flat, plan["against"], plan["points"], strict=True):
-        mesh = axes.pcolormesh(points, cmap="PuOr_r", vmin=-MOST_POINTS, vmax=MOST_POINTS, edgecolors="white")
+        better = matrices.betterment(points)
+        mesh = axes.pcolormesh(better, cmap="PuOr", vmin=-MOST_POINTS, vmax=MOST_POINTS, edgecolors="white")
         for (i, j), value in np.ndenumerate(points):
-            text = matrices.signed(value)
-            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=_readable_on(mesh, value), size=8)
+            text, colour = matrices.signed(value), _readable_on(mesh, float(better[i, j]))
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, size=8)
         _label_classes(axes, f"{plan['name']} minus\n{against}, points")
+    meanings = "better: higher recall, fewer mistakes", "worse: lower recall, more mistakes"
+    patches = [
+        Patch(color=mesh.to_rgba(sign * MOST_POINTS / 2), label=f"{plan['name']} {meaning}")
+        for sign, meaning in zip((1, -1), meanings, strict=True)
+    ]
+    figure.legend(handles=patches, loc="outside lower center", frameon=False)
 
 
 def _draw_reliability(figure: Any, plan: dict[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Published figures: a summary, one table a class of protocol, and the recalls of published confusion matrices."""
 
+import re
 from collections.abc import Sequence
 
 from fer_bench.data import EMOTIONS
 from fer_bench.leaderboard import tables
-from fer_bench.leaderboard.markdown import NOTHING, details, escape, number, percent, table
+from fer_bench.leaderboard.markdown import NOTHING, details, escape, listing, number, percent, table
 from fer_bench.leaderboard.published import Confusion, Method, Published, Source
 from fer_bench.leaderboard.rows import TEST, Board
 
@@ -170,6 +171,18 @@ def recalls(confusions: Sequence[Confusion]) -> str:
 def recall(confusion: Confusion, share: float) -> str:
     """A published recall in percent, with the decimals that it has."""
     return f"{100 * share:.0f}" if confusion.unit == "shares" else percent(share)
+
+
+def labels(confusions: Sequence[Confusion]) -> list[str]:
+    """Names for heads of columns: without what stands in brackets at their end, unless two would be alike then."""
+    short = [re.sub(r" \([^()]*\)$", "", c.name) for c in confusions]
+    return [name if short.count(name) == 1 else c.name for name, c in zip(short, confusions, strict=True)]
+
+
+def full_names(confusions: Sequence[Confusion]) -> str:
+    """A sentence with the names that ``labels`` shortened, with a space before it; "" where it shortened none."""
+    shortened = [c.name for name, c in zip(labels(confusions), confusions, strict=True) if name != c.name]
+    return f" In full: {listing(shortened)}." if shortened else ""
 
 
 def protocol(published: Published, matrix: Confusion) -> str:

@@ -26,7 +26,15 @@ def section(board: Board, prefix: str) -> str:
             parts.append(details(f"{row.name}: figure, counts and percent", f"{figure}\n\n{_tables(row)}"))
         else:
             parts += [figure, details(f"{row.name}: counts and percent of each true class", _tables(row))]
-    return "\n\n".join([*parts, *_differences(board, prefix)])
+    return "\n\n".join([*parts, *_others(board, prefix), *_differences(board, prefix)])
+
+
+def _others(board: Board, prefix: str) -> list[str]:
+    """Where the matrices of the rows are that have no figure."""
+    if len(board.rows) <= len(board.leading):
+        return []
+    where = f"[`{prefix}results/`]({prefix}results)"
+    return [f"The matrices of the other rows are in their records in {where}: `figures`, part, view set, `confusion`."]
 
 
 def figure_name(row: Row) -> str:
@@ -61,6 +69,11 @@ def differences(row: Row, other: Confusion) -> np.ndarray:
     return np.round(100 * (shares(counts(row)) - (theirs if printed else shares(theirs))), 0 if printed else 1)
 
 
+def betterment(points: np.ndarray) -> np.ndarray:
+    """Differences (C, C) with a plus for the better: a higher recall on the diagonal, fewer mistakes beside it."""
+    return np.where(np.eye(len(points), dtype=bool), points, -np.asarray(points))
+
+
 def _tables(row: Row) -> str:
     """Counts, then percent of each true class."""
     found = counts(row)
@@ -83,18 +96,20 @@ def _differences(board: Board, prefix: str) -> list[str]:
     one = 100 / max(int(counts(rows[0])[DISGUST].sum()), 1)
     intro = (
         f"**Against published matrices** of {TEST}, row percentages of ours minus theirs, in points: on the diagonal a "
-        f"plus is a better recall, beside it a plus is more mistakes. Theirs are {theirs}. Shares printed to two "
+        "plus is a better recall, beside it a plus is more mistakes. In the figures purple is better and orange worse, "
+        f"on the diagonal and beside it. Theirs are {theirs}. Shares printed to two "
         f"decimals are within 0.5 points, one image of Disgust is {one:.1f} points, and no paired test is possible."
     )
     return [intro, *(_fold(row, field, prefix) for row in rows)]
 
 
 def _fold(row: Row, field: Sequence[Confusion], prefix: str) -> str:
-    against = listing([c.name for c in field])
+    names = literature.labels(field)
+    against = listing(names)
     figure = f"![Row percentages of {row.name} minus those of {against}]({prefix}figures/{difference_name(row)})"
     tables = [
-        f"{row.name} minus {c.name}:\n\n{_matrix([[signed(value) for value in line] for line in differences(row, c)])}"
-        for c in field
+        f"{row.name} minus {name}:\n\n{_matrix([[signed(value) for value in line] for line in differences(row, c)])}"
+        for name, c in zip(names, field, strict=True)
     ]
     return details(f"{row.name} minus {against}", "\n\n".join([figure, *tables]))
 

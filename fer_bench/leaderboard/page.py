@@ -134,6 +134,11 @@ def results(board: Board) -> str:
         f"Accuracy on {TEST} with the row's views, averaged over seeds, with its 95 % interval. *Rank* is a range: "
         f"ranks overlap while rows cannot be told apart, and p ≥ {LEVEL:g} is a tie."
     )
+    if board.against_first:
+        short += (
+            " The interval of a difference is uncorrected and p is Holm-corrected over all pairs of rows, so that of a "
+            "tie may leave 0 out."
+        )
     if board.best_external:
         short += f" {tables.DAGGER} marks rows submitted as probabilities that other software made."
     return f"{tables.results(board)}\n\n{short}\n\n{details('How to read this table', _reading(board))}"
@@ -144,8 +149,7 @@ def _reading(board: Board) -> str:
     notes = (
         "The interval of accuracy is Wilson's, that of macro-F1 a bootstrap over images. *One view* is the plain "
         "image. Differences are paired over images, on the declared seed, with a 95 % bootstrap interval each; p is "
-        "from exact McNemar tests, Holm-corrected over all pairs of rows. The declared seed is the lowest of a row, by "
-        "rule and not by its result."
+        "from exact McNemar tests. The declared seed is the lowest of a row, by rule and not by its result."
     )
     if board.best_external:
         notes += (

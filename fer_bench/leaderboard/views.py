@@ -19,7 +19,8 @@ def section(board: Board) -> str:
     intro = (
         "Probabilities averaged over changed copies of each image, against the plain image of the same row, on the "
         f"declared seed. p is from exact McNemar tests, Holm-corrected over the lines of this section, {len(pairs)} in "
-        "all; the set that ranks a row is bold."
+        "all; the interval is uncorrected, so it may leave 0 out where p finds no difference. The set that ranks a row "
+        "is bold."
     )
     fold = [details("Every stored view set", whole)] if whole else []
     return "\n\n".join([intro, short, *fold, definitions({name for _, name in pairs})])
@@ -42,7 +43,8 @@ def tables(pairs: Sequence[tuple[Row, str]]) -> tuple[str, str]:
     Where there are many lines, the first table has the headlines alone and a second one every set; p values are
     corrected over all of them.
     """
-    head = ["name", "views", "passes an image", "one view %", "with views %", "gain, points [95 %]", "p (Holm)"]
+    counted = ["name", "views", "passes an image", "one view %", "with views %"]
+    head = [*counted, "gain, points [95 %, uncorrected]", "p (Holm)"]
     ps = metrics.holm([metrics.mcnemar_exact(row.right(view), row.right("none")) for row, view in pairs])
     lines = [_line(row, view, p) for (row, view), p in zip(pairs, ps, strict=True)]
     every = table(head, lines, "llrrrll")
