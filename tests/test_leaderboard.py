@@ -674,8 +674,8 @@ def test_one_colour_is_better_and_the_other_worse(board):
     figure = Figure(layout="constrained")
     figures.DRAWN["difference"](figure, plan)
     axes = figure.axes[0]
-    figure.canvas.draw()
-    right, more, fewer, none = np.asarray(axes.collections[0].get_facecolor())[:4].tolist()
+    mesh = axes.collections[0]
+    right, more, fewer, none = mesh.to_rgba(np.asarray(mesh.get_array()).ravel()[:4]).tolist()
     assert right == fewer != more
     assert none not in (right, more)
     better, worse = (to_rgba(handle.get_facecolor()) for handle in figure.legends[0].get_patches())
