@@ -246,12 +246,12 @@ def test_the_same_settings_under_another_name_are_the_same_run(tmp_path, monkeyp
 
 
 def test_missing_weights_fail_one_member_and_the_rest_goes_on(tmp_path, monkeypatch):
-    from fer_bench import models
+    from fer_bench.models import weights
 
     def no_hub(backbone):
         raise OSError("no network")
 
-    monkeypatch.setattr(models, "_fetch_timm", no_hub)
+    monkeypatch.setattr(weights, "_fetch_timm", no_hub)
     text = SUITE.replace(
         '{name: mlp-slow, backbone: "baseline:mlp"', "{name: mlp-slow, backbone: resnet10t, pretrained: true"
     )
@@ -296,13 +296,13 @@ def test_other_seeds_join_the_board(tmp_path):
 def test_dry_run_asks_no_hub_and_estimates_without_weights(tmp_path, monkeypatch):
     import huggingface_hub
 
-    from fer_bench import models
+    from fer_bench.models import weights
 
     def asked(*args, **words):
         raise AssertionError("a hub was asked")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(models, "_from_hub", asked)
+    monkeypatch.setattr(weights, "_from_hub", asked)
     text = SUITE.replace(
         '{name: mlp-slow, backbone: "baseline:mlp"', "{name: mlp-slow, backbone: resnet10t, pretrained: true"
     )

@@ -1,0 +1,145 @@
+"""Name -> network, with its initial weights where it has any."""
+
+import difflib
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from fer_bench.config import Member
+from fer_bench.errors import UserError
+from fer_bench.models.baselines import baseline
+from fer_bench.models.network import CLASSES, Network
+from fer_bench.models.weights import Weights, in_words, read
+
+HALVED = {"googlenet", "inception_v3"}
+"""torchvision networks whose weights expect inputs in [-1, 1]; the rest expect the ImageNet mean and deviation."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def build(member: Member, weights: Weights | None) -> Network:
+    """Make a member's network with a new head for seven classes, near zero where the rest is pretrained.
+
+    The head, and all of a network from scratch, are drawn from torch's global generator, which the libraries force;
+    the caller seeds it.
+
+    Raises:
+        UserError: for an unknown backbone (with near names), unknown options, or weights that do not fit.
+    """
+    kind = member.backbone.split(":")[0]
+    make = {"torchvision": _torchvision}.get(kind, _timm)
+    try:
+        network = baseline(member) if kind == "baseline" else make(member, weights)
+    except UserError:
+        raise
+    except Exception as error:  # every library has its own way to refuse an option
+        raise UserError(
+            f"{member.backbone}: options {dict(member.options)} do not fit it ({in_words(error)})"
+        ) from error
+    if weights is not None:
+        _calm_head(network.module)
+    return network
+
+
+def _calm_head(module: nn.Module) -> None:
+    """Draw the new head near zero: some libraries draw it so wide that the first steps wreck the pretrained rest."""
+    heads = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == CLASSES]
+    nn.init.normal_(heads[-1].weight, std=0.01)
+    if heads[-1].bias is not None:
+        nn.init.zeros_(heads[-1].bias)
+
+
+def _timm(member: Member, weights: Weights | None) -> Network:
+    import timm
+
+    name = member.backbone
+    if not timm.is_model(name.split(".")[0]):
+        raise UserError(_unknown(name, timm.list_models(), "timm.list_models()"))
+    config = timm.models.get_pretrained_cfg(name)
+    options: dict[str, Any] = dict(member.options)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = member.image_size
+    packaged = weights is not None and weights.origin.startswith("package ")
+    if weights is None or packaged:
+        module = timm.create_model(name, num_classes=CLASSES, **options)
+    else:
+        module = _timm_from_file(name, weights, options)
+    if packaged:
+        assert weights is not None
+        _load_in_order(module, weights)
+    data = timm.data.resolve_model_data_config(module)
+    return Network(module, member.image_size, 3, tuple(data["mean"]), tuple(data["std"]))
+
+
+def _timm_from_file(name: str, weights: Weights, options: dict[str, Any]) -> nn.Module:
+    """Build twice from one seed, with and without the file, since timm skips what does not fit without a word."""
+    import timm
+
+    overlay = {"file": str(weights.path)}
+    built = []
+    choices: tuple[dict[str, Any], ...] = ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay})
+    for loads in choices:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                built.append(timm.create_model(name, num_classes=CLASSES, **loads, **options))
+            except Exception as error:  # a file that is none of weights fails in any part of the readers
+                if not loads:
+                    raise
+                raise UserError(f"weights: {weights.path} does not fit {name} ({in_words(error)})") from error
+    before, after = (module.state_dict() for module in built)
+    matrices = [key for key, value in after.items() if value.ndim > 1]
+    same = [key for key in matrices if torch.equal(before[key], after[key])]
+    if len(same) > len(matrices) / 2:
+        raise UserError(f"weights: {weights.path} does not fit {name}: it lacks {len(same)} tensors, such as {same[0]}")
+    return built[1]
+
+
+def _load_in_order(module: nn.Module, weights: Weights) -> None:
+    """Copy a package's tensors, which stand in timm's order under other names, all but the head's two."""
+    own, theirs = module.state_dict(), list(read(weights.path).values())
+    if len(own) != len(theirs):
+        raise UserError(f"{weights.origin}: holds {len(theirs)} tensors, the network {len(own)}; another version?")
+    for name, tensor in list(zip(own, theirs, strict=True))[:-2]:
+        if own[name].shape != tensor.shape:
+            raise UserError(
+                f"{weights.origin}: tensor {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+            )
+        own[name].copy_(tensor)
+
+
+def _torchvision(member: Member, weights: Weights | None) -> Network:
+    import torchvision
+
+    name = member.backbone.removeprefix("torchvision:")
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(_unknown(name, known, "torchvision.models.list_models()", "torchvision:"))
+    options: dict[str, Any] = dict(member.options)
+    if name in HALVED:
+        options = {"aux_logits": False, "init_weights": weights is None} | options
+    takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    if "image_size" in takes or name.startswith("vit_"):
+        options["image_size"] = member.image_size
+    module = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
+    if weights is not None:
+        _load_fitting(module, weights, name)
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if name in HALVED else IMAGENET
+    return Network(module, member.image_size, 3, mean, std)
+
+
+def _load_fitting(module: nn.Module, weights: Weights, name: str) -> None:
+    """Load every tensor but the head's, whose shape differs; anything else that is missing is an error."""
+    own, theirs = module.state_dict(), read(weights.path)
+    fitting = {key: value for key, value in theirs.items() if key in own and own[key].shape == value.shape}
+    missing = [key for key in own if key not in fitting and not (key in theirs and own[key].shape[0] == CLASSES)]
+    if missing:
+        raise UserError(f"weights: {weights.path} does not fit {name}: {len(missing)} tensors lack, first {missing[0]}")
+    module.load_state_dict(fitting, strict=False)
+
+
+def _unknown(name: str, known: list[str], where: str, prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(prefix + n for n in near)}?" if near else f"{where} has all names"
+    return f"backbone: unknown '{prefix}{name}'; {hint}"

