@@ -7,6 +7,7 @@ from fer_bench import models
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
+from fer_bench.models.tensors import misfit, read
 
 
 def member(backbone, **settings):
@@ -50,24 +51,59 @@ def test_backbones_take_an_image(backbone, side):
     assert network.module.training
 
 
-def test_too_small_a_side_is_told():
-    network = models.build(member("inception_v3", image_size=48), None)
-    with pytest.raises(UserError, match="inception_v3: fails on a 48 px image"):
-        models.probe(network, "inception_v3")
+@pytest.mark.parametrize(
+    ("backbone", "side", "legal"),
+    [
+        ("inception_v3", 48, 75),  # 75 px is what the pages of the libraries give as its smallest
+        ("baseline:cnn", 32, 38),  # 3 px for the last convolution: 3 <- 8 <- 18 <- 38, each 2 * side + 2
+    ],
+)
+def test_too_small_a_side_is_told_with_a_legal_one(backbone, side, legal):
+    with pytest.raises(UserError) as caught:
+        models.check(member(backbone, image_size=side))
+    assert str(caught.value) == (
+        f"image_size: {backbone} cannot take {side} px; the next larger side that it takes is {legal}"
+    )
 
 
 @pytest.mark.parametrize(
-    ("wrong", "near"),
-    [("resnet3", "resnet34"), ("torchvision:googlenett", "torchvision:googlenet"), ("baseline:rnn", "baseline:mlp")],
+    ("wrong", "hint"),
+    [
+        ("resnet81", "did you mean 'resnet18'"),
+        ("ResNet18", "did you mean 'resnet18'?"),
+        ("timm/resnet18.tv_in1k", "did you mean 'resnet18.tv_in1k'?"),
+        ("googlenet", "did you mean 'torchvision:googlenet'?"),
+        ("torchvision:googlenett", "did you mean 'torchvision:googlenet'"),
+        ("torchvision:resnet26d", "did you mean 'resnet26d'?"),
+        ("torchvision:resnet19", "did you mean 'torchvision:resnet"),
+        ("baseline:rnn", "there are baseline:mlp and baseline:cnn"),
+        ("resnet18.a1_in2k", "resnet18 has no weights tagged 'a1_in2k'; did you mean 'resnet18.a1_in1k'"),
+    ],
 )
-def test_wrong_names_suggest_near_ones(wrong, near):
-    with pytest.raises(UserError, match=near):
+def test_wrong_names_suggest_near_ones(wrong, hint):
+    with pytest.raises(UserError) as caught:
         models.build(member(wrong), None)
+    assert str(caught.value).startswith("backbone: ")
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "problem"),
+    [
+        ("baseline:cnn", {"conv_activation": "gelu"}, "options.conv_activation: unknown 'gelu'; use relu, elu or selu"),
+        ("baseline:cnn", {"side": 32}, "options.side: baseline:cnn takes conv_activation or dense_activation"),
+        ("baseline:mlp", {"drop_rate": 0.1}, "options.drop_rate: baseline:mlp takes no options"),
+    ],
+)
+def test_options_of_baselines_are_told(backbone, options, problem):
+    with pytest.raises(UserError) as caught:
+        models.build(member(backbone, options=options), None)
+    assert str(caught.value) == problem
 
 
 def test_unknown_options_are_told():
-    with pytest.raises(UserError, match="options"):
-        models.build(member("resnet18", options={"drop_pathology": 1}), None)
+    with pytest.raises(UserError, match=r"^options: resnet18 does not take {'drop_pathology': 1} \(TypeError"):
+        models.check(member("resnet18", options={"drop_pathology": 1}))
 
 
 def test_package_weights_are_the_imagenet_ones():
@@ -109,6 +145,29 @@ def test_foreign_weights_are_refused(tmp_path):
         wanted = member(backbone, pretrained=True, weights=str(tmp_path / "foreign.pth"))
         with pytest.raises(UserError, match=r"foreign\.pth does not fit"):
             models.build(wanted, models.find_weights(wanted))
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "torchvision:resnet18"])
+def test_weights_of_another_network_are_told_with_counts(tmp_path, backbone):
+    import torchvision
+
+    donor = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    torch.save({"epoch": 3, "state_dict": donor}, tmp_path / "other.pth")
+    wanted = member(backbone, pretrained=True, weights=str(tmp_path / "other.pth"))
+    own = models.build(member(backbone), None).module.state_dict()
+    with pytest.raises(UserError) as caught:
+        models.build(wanted, models.find_weights(wanted))
+    assert str(caught.value) == (
+        f"weights: {tmp_path / 'other.pth'} does not fit resnet18: {len(own)} of its {len(own)} tensors are missing "
+        f"(first conv1.weight), {len(donor)} are unexpected (first features.0.weight)"
+    )
+
+
+def test_tensors_of_another_shape_are_counted():
+    own = {"a": torch.zeros(2, 3), "b": torch.zeros(4), "head": torch.zeros(7, 4)}
+    theirs = {"a": torch.zeros(3, 2), "b": torch.zeros(4), "head": torch.zeros(1000, 4)}
+    assert misfit(own, theirs) == "1 of its 3 tensors is of another shape (first a)"
+    assert misfit(own, own) == ""
 
 
 def test_torchvision_weights_fill_all_but_the_head(tmp_path):
@@ -155,8 +214,22 @@ def test_biases_and_norms_have_no_weight_decay():
 def test_files_that_are_no_weights_are_told(tmp_path, name, backbone):
     (tmp_path / name).write_text("" if name.startswith("empty") else "no weights")
     wanted = member(backbone, pretrained=True, weights=str(tmp_path / name))
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=rf"^weights: .*{name} is no weights file"):
         models.build(wanted, models.find_weights(wanted))
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_whole_pickled_network_is_told(tmp_path, archive):
+    path = tmp_path / "whole.pth"
+    torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=archive)
+    with pytest.raises(UserError, match=r"holds Python objects beside tensors.*state_dict\(\)"):
+        read(path)
+
+
+def test_files_without_named_tensors_are_told(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(UserError, match="holds no named tensors"):
+        read(tmp_path / "list.pth")
 
 
 def test_networks_with_several_outputs_are_told():

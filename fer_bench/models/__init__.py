@@ -8,7 +8,7 @@ installed weight package, else from the hub.
 from fer_bench.models.baselines import BaselineCNN, BaselineMLP
 from fer_bench.models.building import build
 from fer_bench.models.network import CLASSES, MIN_LR_SCALE, Network, parameter_groups, place, to_gray, to_input
-from fer_bench.models.probing import probe
+from fer_bench.models.probing import check, probe
 from fer_bench.models.weights import NOT_LOCAL, WEIGHT_PACKAGES, Weights, find_weights
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Network",
     "Weights",
     "build",
+    "check",
     "find_weights",
     "parameter_groups",
     "place",

@@ -1,5 +1,6 @@
 """The first networks of the field, on gray pixels in [0, 1]."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from fer_bench.config import Member
 from fer_bench.errors import UserError
+from fer_bench.models.names import either
 from fer_bench.models.network import CLASSES, Network
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "elu": F.elu, "selu": F.selu}
@@ -41,6 +43,8 @@ class BaselineCNN(nn.Module):
         self.convolutions = nn.ModuleList([nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(filters)])
         for _ in range(3):
             side = (side - 2) // 2
+        if side < 3:
+            raise ValueError(f"{side} px are left for the last convolution, which takes 3 or more")
         self.dense = nn.Linear(64 * (side - 2) ** 2, 64)
         self.head = nn.Linear(64, CLASSES)
         for layer in (*self.convolutions, self.dense, self.head):
@@ -63,5 +67,16 @@ def baseline(member: Member) -> Network:
     name = member.backbone.removeprefix("baseline:")
     if name not in BASELINES:
         raise UserError(f"backbone: unknown {member.backbone!r}; there are baseline:mlp and baseline:cnn")
+    _refuse_options(member, BASELINES[name])
     module = BASELINES[name](member.image_size, **member.options)
     return Network(module, member.image_size, 1, (0.0,), (1.0,))
+
+
+def _refuse_options(member: Member, made: type[nn.Module]) -> None:
+    """Raise a UserError for an option that the network does not take, or an activation that is not among them."""
+    takes = [key for key in inspect.signature(made).parameters if key != "side"]
+    for key, value in member.options.items():
+        if key not in takes:
+            raise UserError(f"options.{key}: {member.backbone} takes {either(takes) if takes else 'no options'}")
+        if value not in ACTIVATIONS:
+            raise UserError(f"options.{key}: unknown {value!r}; use {either(list(ACTIVATIONS))}")

@@ -1,7 +1,7 @@
 """Name -> network, with its initial weights where it has any."""
 
-import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +10,18 @@ from torch import nn
 from fer_bench.config import Member
 from fer_bench.errors import UserError
 from fer_bench.models.baselines import baseline
+from fer_bench.models.names import require_timm, require_torchvision
 from fer_bench.models.network import CLASSES, Network
-from fer_bench.models.weights import Weights, in_words, read
+from fer_bench.models.tensors import in_words, misfit, read
+from fer_bench.models.weights import Weights
 
 HALVED = {"googlenet", "inception_v3"}
 """torchvision networks whose weights expect inputs in [-1, 1]; the rest expect the ImageNet mean and deviation."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class UnfitError(UserError):
+    """A network fails at its side or with its options; another side may do."""
 
 
 def build(member: Member, weights: Weights | None) -> Network:
@@ -34,9 +40,10 @@ def build(member: Member, weights: Weights | None) -> Network:
     except UserError:
         raise
     except Exception as error:  # every library has its own way to refuse an option
-        raise UserError(
-            f"{member.backbone}: options {dict(member.options)} do not fit it ({in_words(error)})"
-        ) from error
+        what = f"options: {member.backbone} does not take {dict(member.options)}"
+        if not member.options:
+            what = f"image_size: {member.backbone} cannot be built for {member.image_size} px images"
+        raise UnfitError(f"{what} ({in_words(error)})") from error
     if weights is not None:
         _calm_head(network.module)
     return network
@@ -54,8 +61,7 @@ def _timm(member: Member, weights: Weights | None) -> Network:
     import timm
 
     name = member.backbone
-    if not timm.is_model(name.split(".")[0]):
-        raise UserError(_unknown(name, timm.list_models(), "timm.list_models()"))
+    require_timm(name)
     config = timm.models.get_pretrained_cfg(name)
     options: dict[str, Any] = dict(member.options)
     if config is not None and config.fixed_input_size:
@@ -76,24 +82,26 @@ def _timm_from_file(name: str, weights: Weights, options: dict[str, Any]) -> nn.
     """Build twice from one seed, with and without the file, since timm skips what does not fit without a word."""
     import timm
 
-    overlay = {"file": str(weights.path)}
-    built = []
-    choices: tuple[dict[str, Any], ...] = ({}, {"pretrained": True, "pretrained_cfg_overlay": overlay})
-    for loads in choices:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            try:
-                built.append(timm.create_model(name, num_classes=CLASSES, **loads, **options))
-            except Exception as error:  # a file that is none of weights fails in any part of the readers
-                if not loads:
-                    raise
-                raise UserError(f"weights: {weights.path} does not fit {name} ({in_words(error)})") from error
-    before, after = (module.state_dict() for module in built)
-    matrices = [key for key, value in after.items() if value.ndim > 1]
-    same = [key for key in matrices if torch.equal(before[key], after[key])]
+    theirs = read(weights.path)
+    before = _from_one_seed(lambda: timm.create_model(name, num_classes=CLASSES, **options)).state_dict()
+    loads = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights.path)}}
+    try:
+        built = _from_one_seed(lambda: timm.create_model(name, num_classes=CLASSES, **loads, **options))
+    except Exception as error:  # tensors that do not fit fail in any part of the loaders
+        why = misfit(before, theirs) or in_words(error)
+        raise UserError(f"weights: {weights.path} does not fit {name}: {why}") from error
+    matrices = {key: value for key, value in built.state_dict().items() if value.ndim > 1}
+    same = [key for key, value in matrices.items() if torch.equal(before[key], value)]
     if len(same) > len(matrices) / 2:
-        raise UserError(f"weights: {weights.path} does not fit {name}: it lacks {len(same)} tensors, such as {same[0]}")
-    return built[1]
+        why = misfit(before, theirs) or f"{len(same)} of its tensors stayed as they were, first {same[0]}"
+        raise UserError(f"weights: {weights.path} does not fit {name}: {why}")
+    return built
+
+
+def _from_one_seed(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
 
 
 def _load_in_order(module: nn.Module, weights: Weights) -> None:
@@ -113,9 +121,7 @@ def _torchvision(member: Member, weights: Weights | None) -> Network:
     import torchvision
 
     name = member.backbone.removeprefix("torchvision:")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UserError(_unknown(name, known, "torchvision.models.list_models()", "torchvision:"))
+    require_torchvision(name)
     options: dict[str, Any] = dict(member.options)
     if name in HALVED:
         options = {"aux_logits": False, "init_weights": weights is None} | options
@@ -135,11 +141,5 @@ def _load_fitting(module: nn.Module, weights: Weights, name: str) -> None:
     fitting = {key: value for key, value in theirs.items() if key in own and own[key].shape == value.shape}
     missing = [key for key in own if key not in fitting and not (key in theirs and own[key].shape[0] == CLASSES)]
     if missing:
-        raise UserError(f"weights: {weights.path} does not fit {name}: {len(missing)} tensors lack, first {missing[0]}")
+        raise UserError(f"weights: {weights.path} does not fit {name}: {misfit(own, theirs)}")
     module.load_state_dict(fitting, strict=False)
-
-
-def _unknown(name: str, known: list[str], where: str, prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"did you mean {', '.join(prefix + n for n in near)}?" if near else f"{where} has all names"
-    return f"backbone: unknown '{prefix}{name}'; {hint}"

@@ -3,9 +3,49 @@
 import torch
 from torch import Tensor
 
+from fer_bench.config import Member
 from fer_bench.errors import UserError
+from fer_bench.models.building import UnfitError, build
 from fer_bench.models.network import CLASSES, Network
-from fer_bench.models.weights import in_words
+from fer_bench.models.tensors import in_words
+
+SIDES = (64, 96, 128, 192, 256, 384)
+"""Where a legal side is looked for."""
+
+
+def check(member: Member) -> None:
+    """Build a member's network from scratch and probe it.
+
+    Raises:
+        UserError: one line with the key of the member that is wrong, and for a side that does not do one that does.
+    """
+    try:
+        probe(build(member, None), member.backbone)
+    except UnfitError as error:
+        side = _next_side(member)
+        if side is None:
+            raise
+        what = f"image_size: {member.backbone} cannot take {member.image_size} px"
+        raise UserError(f"{what}; the next larger side that it takes is {side}") from error
+
+
+def _next_side(member: Member) -> int | None:
+    """Find a larger side that a network takes while it fails at one less; None where the side is not to blame."""
+    fails = member.image_size
+    nearest = 32 * (fails // 32 + 1)
+    works = next((side for side in (nearest, *SIDES) if side > fails and _takes(member, side)), None)
+    while works is not None and works - fails > 1:
+        middle = (fails + works) // 2
+        fails, works = (fails, middle) if _takes(member, middle) else (middle, works)
+    return works
+
+
+def _takes(member: Member, side: int) -> bool:
+    try:
+        probe(build(member.model_copy(update={"image_size": side}), None), member.backbone)
+    except UserError:
+        return False
+    return True
 
 
 def probe(network: Network, backbone: str) -> None:
@@ -18,18 +58,21 @@ def probe(network: Network, backbone: str) -> None:
     """
     was_training = network.module.training
     try:
-        with torch.no_grad():
-            blank = torch.zeros(2, network.channels, network.side, network.side)
-            shape = tuple(network.module.eval()(blank[:1]).shape)
-            trained = network.module.train()(blank)
-            if not isinstance(trained, Tensor):
-                raise TypeError(f"training gives {type(trained).__name__}, not one tensor of logits")
+        scored, trained = _outputs(network)
     except Exception as error:  # any failure inside a network means the same: it cannot take this side
-        raise UserError(
-            f"{backbone}: fails on a {network.side} px image ({in_words(error)}); try a larger image_size"
-            " or other options"
-        ) from error
+        what = f"image_size: {backbone} fails on a {network.side} px image"
+        raise UnfitError(f"{what} ({in_words(error)}); try a larger one or other options") from error
     finally:
         network.module.train(was_training)
-    if shape != (1, CLASSES):
-        raise UserError(f"{backbone}: gives an output of shape {shape} for one image, expected (1, {CLASSES})")
+    if not isinstance(trained, Tensor):
+        raise UserError(f"options: {backbone} gives {type(trained).__name__} in training, not one tensor of logits")
+    if tuple(scored.shape) != (1, CLASSES):
+        found = tuple(scored.shape)
+        raise UserError(f"backbone: {backbone} gives an output of shape {found} for one image, expected (1, {CLASSES})")
+
+
+def _outputs(network: Network) -> tuple[Tensor, object]:
+    """Return the logits of one image in scoring, and what two give in training."""
+    with torch.no_grad():
+        blank = torch.zeros(2, network.channels, network.side, network.side)
+        return network.module.eval()(blank[:1]), network.module.train()(blank)

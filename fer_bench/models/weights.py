@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fer_bench.config import Member
 from fer_bench.errors import UserError
@@ -145,26 +144,3 @@ def _download(url: str) -> Path:
 
 def _download_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Read a file of weights.
-
-    Raises:
-        UserError: for a file that is none.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state.get("state_dict", state))
-    except Exception as error:  # a file that is none of weights fails in any part of the readers
-        raise UserError(f"weights: {path} cannot be read ({in_words(error)}); give a .pth or .safetensors") from error
-
-
-def in_words(error: Exception) -> str:
-    """An exception as the inside of one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

@@ -16,7 +16,7 @@ from fer_bench import tune
 from fer_bench.config import PROTOCOL, Member
 from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
-from fer_bench.models import build, find_weights, probe
+from fer_bench.models import build, check, find_weights
 from fer_bench.suite.environment import processor
 from fer_bench.suite.members import pick_device
 from fer_bench.suite.plan import SEMANTICS, Options
@@ -82,7 +82,7 @@ def space_of(request: Request) -> tune.Space:
     except UserError as error:
         raise UserError(f"{request.space}: {error}" if request.space else str(error)) from None
     for member in _corners(space):
-        probe(build(member, None), member.backbone)
+        check(member)
     return space
 
 
