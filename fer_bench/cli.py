@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -201,6 +202,21 @@ def _title(row: dict[str, Any]) -> str:
 def _print_plan(rows: list[dict[str, Any]]) -> None:
     from fer_bench.suite.progress import duration
 
+    runs = [row for row in rows if row["kind"] != "ensemble"]
+    votes = [row for row in rows if row["kind"] == "ensemble"]
+    missing = sorted({row["unavailable"] for row in runs if row["unavailable"] and not row["cannot_run"]})
+    failing = dict.fromkeys(f"{row['name']}: cannot run: {row['cannot_run']}" for row in runs if row["cannot_run"])
+    total = sum(row.get("seconds", 0) for row in runs)
+    _print(_table_of_runs(runs), *([_table_of_votes(votes)] if votes else []), *failing, *missing)
+    _print(f"estimated time of what can start: {duration(total)}")
+    later = [_title(row) for row in runs if not row.get("fits", True)]
+    if later:
+        _print(f"one by one, the budget leaves for a later call: {', '.join(later)}")
+
+
+def _table_of_runs(rows: list[dict[str, Any]]) -> Any:
+    from fer_bench.suite.progress import duration
+
     table = _table(
         {"run": "l", "backbone": "l", "px": "r", "parameters": "r", "state": "l", "time": "r", "memory": "r"}
     )
@@ -215,21 +231,24 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
             duration(row["seconds"]) if known else "-",
             f"{row['bytes'] / 2**30:.2f} GiB" if known else "-",
         )
-    missing = sorted({row["unavailable"] for row in rows if row["unavailable"]})
-    total = sum(row.get("seconds", 0) for row in rows if _state_of(row) != "no weights")
-    _print(table, *missing, f"estimated time of what can start: {duration(total)}")
-    later = [_title(row) for row in rows if not row.get("fits", True)]
-    if later:
-        _print(f"one by one, the budget leaves for a later call: {', '.join(later)}")
+    return table
+
+
+def _table_of_votes(rows: list[dict[str, Any]]) -> Any:
+    table = _table({"ensemble": "l", "method": "l", "runs": "r", "what the run does": "l"})
+    for row in rows:
+        table.add_row(row["name"], row["method"], str(row["runs"]), row["does"])
+    return table
 
 
 def _state_of(row: dict[str, Any]) -> str:
-    """The state of a planned run, or that its weights are to be fetched, or cannot be had."""
-    from fer_bench.models import NOT_LOCAL
-
-    if not row["unavailable"]:
-        return "score kept weights" if row["state"] == "score" else row["state"]
-    return "weights not local" if NOT_LOCAL in row["unavailable"] else "no weights"
+    """The state of a planned run, that its weights are to be fetched, or in a few words why it cannot run."""
+    if row["cannot_run"]:
+        what = row["cannot_run"].split(": ", 1)[-1]  # without the key or the backbone, which the line below names
+        return f"cannot run: {re.split('[,;(]', what)[0].strip()}"
+    if row["unavailable"]:
+        return "weights not local"
+    return "score kept weights" if row["state"] == "score" else row["state"]
 
 
 @app.command()
@@ -679,13 +698,14 @@ def _tenths(what: str) -> Callable[[float], None]:
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line on stderr and exit code 2, a traceback only with --debug."""
+    """Run a command; a user's mistake is a line on stderr and exit code 2, a traceback only with --debug."""
     try:
         app()
     except UserError as error:
         if os.environ.get("FER_BENCH_DEBUG"):
             raise
-        print(f"fer-bench: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"fer-bench: {line}", file=sys.stderr)
         sys.exit(USAGE)
     except OSError as error:
         if os.environ.get("FER_BENCH_DEBUG"):

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": its text is the single line that people see."""
+"""The one exception that means "the user can mend this": its text is what people see, a line for each mistake."""
 
 
 class UserError(Exception):

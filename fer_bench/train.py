@@ -149,9 +149,8 @@ def choose_precision(network: Network, member: Member, device: torch.device) -> 
 
     A CPU without bf16 instructions takes fp32 unprobed. bf16 must win by a fifth, so that chance does not decide.
     """
+    refuse_precision(member, device)
     wanted = member.train.precision
-    if wanted == "fp16" and device.type != "cuda":
-        raise UserError(f"train.precision: fp16 needs a CUDA device, this run is on {device}; use auto, bf16 or fp32")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -160,6 +159,12 @@ def choose_precision(network: Network, member: Member, device: torch.device) -> 
     if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
         return "fp32"
     return _remembered(network, member)
+
+
+def refuse_precision(member: Member, device: torch.device) -> None:
+    """Raise a UserError where a member asks for a precision that the device does not train in."""
+    if member.train.precision == "fp16" and device.type != "cuda":
+        raise UserError(f"train.precision: fp16 needs a CUDA device, this run is on {device}; use auto, bf16 or fp32")
 
 
 def _remembered(network: Network, member: Member) -> str:

@@ -155,18 +155,20 @@ def test_long_lines_are_not_broken_when_piped(capsys):
 
 
 def test_weights_that_are_elsewhere_are_told_by_a_dry_run(capsys):
-    row = {"name": "a", "seed": 0, "backbone": "resnet10t", "image_size": 48, "parameters": 10**6}
+    row = {"name": "a", "seed": 0, "kind": "member", "backbone": "resnet10t", "image_size": 48, "state": "new"}
     elsewhere = row | {
-        "state": "new",
+        "parameters": 10**6,
         "seconds": 60,
         "bytes": 2**30,
         "unavailable": f"resnet10t: its {models.NOT_LOCAL}",
+        "cannot_run": None,
     }
-    never = row | {"state": "new", "seconds": 1000, "bytes": 2**30, "unavailable": "resnet10t: none"}
+    never = row | {"name": "b", "unavailable": "resnet10t: none, none", "cannot_run": "resnet10t: none, none"}
     cli._print_plan([elsewhere, never])
     out = capsys.readouterr().out
     assert "weights not local" in out
-    assert "no weights" in out
+    assert "cannot run: none " in out
+    assert "b: cannot run: resnet10t: none, none" in out
     assert "estimated time of what can start: 0:01:00" in out
 
 

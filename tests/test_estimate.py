@@ -6,6 +6,7 @@ import torch
 
 from fer_bench import records
 from fer_bench.config import Member, Train
+from fer_bench.errors import UserError
 from fer_bench.records import checkpoint_path
 from fer_bench.suite import estimate
 from fer_bench.suite.plan import Options, Run
@@ -91,3 +92,21 @@ def test_a_network_is_measured_on_its_device():
     assert found.image_seconds > 0
     assert found.step_seconds > 0
     assert found.image_bytes == 4 * (120 + 84 + 7)  # the layers' outputs in fp32
+
+
+def test_a_network_that_cannot_be_trained_here_takes_no_time_and_says_why(tmp_path):
+    asked = []
+
+    def fails(member, device):
+        asked.append(member.name)
+        raise torch.OutOfMemoryError
+
+    half = MEMBER.model_copy(update={"train": Train(precision="fp16")})
+    for member, measured, why in ((MEMBER, fails, "out of memory"), (half, None, "train.precision: fp16 needs a CUDA")):
+        forecast = estimate.Forecast(setting(tmp_path), measure=measured)
+        assert forecast.known(run(member)) is None
+        assert forecast.seconds(run(member)) == 0
+        assert forecast.known(run(member)) == 0
+        with pytest.raises(UserError, match=why):
+            forecast.measured(member)
+    assert asked == ["m"]

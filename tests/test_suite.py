@@ -315,5 +315,6 @@ def test_dry_run_asks_no_hub_and_estimates_without_weights(tmp_path, monkeypatch
 def test_dry_run_trains_nothing(tmp_path):
     rows = dry_run(written(tmp_path), options(tmp_path), Display(quiet=True))
     assert [(row["name"], row["seed"], row["state"]) for row in rows][:2] == [("mlp", 0, "new"), ("mlp-slow", 0, "new")]
-    assert all(row["seconds"] > 0 and row["bytes"] > 4 * row["parameters"] for row in rows)
+    assert [row["kind"] for row in rows] == [*4 * ["member"], "ensemble"]
+    assert all(row["seconds"] > 0 and row["bytes"] > 4 * row["parameters"] for row in rows[:4])
     assert not board(tmp_path).exists()

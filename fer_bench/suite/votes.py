@@ -1,6 +1,6 @@
 """Records of members -> records of ensembles, without any training and without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from fer_bench.suite.outcome import Outcome, score_line
 from fer_bench.suite.progress import Display
 
 PARTS = ("PublicTest", "PrivateTest")
+
+Key = tuple[str, int, int | None]
+"""Name, seed and fold of a run."""
 
 
 def run_ensembles(path: Path, board: Path, display: Display, *, force: bool = False) -> Outcome:
@@ -79,8 +82,16 @@ def _why_withheld(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, f
     """Say why an ensemble cannot be built over the seeds asked for, or None where it can."""
     if missing := missing_members(board, asked, ensemble):
         return f"it lacks {_shortened(missing)}"
+    return _alone(asked, ensemble) or _over_other_runs(board, suite, asked, ensemble, force)
+
+
+def _alone(asked: Suite, ensemble: Ensemble) -> str | None:
     if len(ensemble.members) * len(asked.seeds) < 2 and not ensemble.of_folds:
         return f"{ensemble.members[0]} over {_seeds(asked)} alone is no vote"
+    return None
+
+
+def _over_other_runs(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, force: bool) -> str | None:
     existing = records.find(board, ensemble.name, None)
     if force or existing is None or set(asked.seeds) == set(suite.seeds):
         return None
@@ -92,15 +103,25 @@ def _why_withheld(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, f
 
 def missing_members(board: Path, suite: Suite, ensemble: Ensemble) -> list[str]:
     """Which finished runs, or view sets of theirs, an ensemble lacks: it is withheld then, never silently smaller."""
-    missing = []
+    return list(_missing(suite, ensemble, _members(board, suite, ensemble)).values())
+
+
+def _missing(suite: Suite, ensemble: Ensemble, members: Mapping[Key, dict[str, Any] | None]) -> dict[Key, str]:
+    missing = {}
     folds = {member.name: member.folds for member in suite.members}
-    for (name, seed, fold), record in _members(board, suite, ensemble).items():
-        title = f"{name} seed {seed}" + ("" if fold is None else f" fold {fold} of {folds[name]}")
-        if record is None or not _takes_part(record, None if fold is None else folds[name]):
-            missing.append(title)
+    for key, record in members.items():
+        title = _title(suite, key)
+        if record is None or not _takes_part(record, None if key[2] is None else folds[key[0]]):
+            missing[key] = title
         elif lacking := [view for view in ensemble.views if view not in record["views"]]:
-            missing.append(f"{', '.join(lacking)} of {title}")
+            missing[key] = f"{', '.join(lacking)} of {title}"
     return missing
+
+
+def _title(suite: Suite, key: Key) -> str:
+    name, seed, fold = key
+    of = next(member.folds for member in suite.members if member.name == name)
+    return f"{name} seed {seed}" + ("" if fold is None else f" fold {fold} of {of}")
 
 
 def _shortened(names: list[str], most: int = 5) -> str:
@@ -115,16 +136,70 @@ def _takes_part(record: dict[str, Any] | None, of: int | None) -> bool:
     return of is None or record["identity"]["fold"]["of"] == of
 
 
-def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[tuple[str, int, int | None], dict[str, Any] | None]:
+def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[Key, dict[str, Any] | None]:
     """Return the records that an ensemble needs, by name, seed and fold (None where it is of no folds)."""
     members = {member.name: member for member in suite.members}
-    runs: list[tuple[str, int, int | None]] = [
+    runs: list[Key] = [
         (name, seed, fold)
         for name in ensemble.members
         for seed in suite.seeds
         for fold in (range(members[name].folds or 0) if ensemble.of_folds else [None])
     ]
     return {run: records.find(board, *run) for run in runs}
+
+
+def foreseen(
+    board: Path,
+    suite: Suite,
+    open_runs: Mapping[Key, str],
+    *,
+    force: bool,
+    seeds: Sequence[int] = (),
+    members: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Say as rows what ``build_all`` would make of each ensemble of a suite once its runs are done.
+
+    ``open_runs`` are those that are not done yet, each with the reason why this call will not do it, or "".
+    """
+    asked = suite.model_copy(update={"seeds": tuple(seeds or suite.seeds)})
+    rows = []
+    for ensemble in suite.ensembles:
+        if members and not set(members) & set(ensemble.members):
+            continue
+        state, does = _foreseen(board, suite, asked, ensemble, open_runs, force)
+        if members and state == "withheld":
+            does = does.replace("withheld:", "left as it is:", 1)
+        row = {"kind": "ensemble", "name": ensemble.name, "seed": None, "method": ensemble.method, "state": state}
+        rows.append(row | {"runs": len(_members(board, asked, ensemble)), "does": does})
+    return rows
+
+
+def _foreseen(
+    board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, open_runs: Mapping[Key, str], force: bool
+) -> tuple[str, str]:
+    """Return the state of an ensemble and what a run does with it, in words."""
+    members = _members(board, asked, ensemble)
+    missing = _missing(suite, ensemble, members)
+    waits = [key for key in members if open_runs.get(key) == ""]
+    if never := [f"{missing[key]} {open_runs.get(key, 'is missing')}" for key in missing if key not in waits]:
+        return "withheld", f"withheld: {_shortened(never, 2)}"
+    if why := _alone(asked, ensemble) or _over_other_runs(board, suite, asked, ensemble, force):
+        return "withheld", f"withheld: {why}"
+    if waits:
+        titles = _shortened([_title(suite, key) for key in waits], 3)
+        return "waits", f"waits for {titles}, {_lack([members[key] for key in waits])}"
+    existing = records.find(board, ensemble.name, None)
+    identity = _identity(suite, ensemble, _recipe(ensemble), [record for record in members.values() if record])
+    if existing and existing["run_id"] == records.run_id(identity) and not force:
+        return "done", "up to date"
+    return "new", "built from records, in seconds"
+
+
+def _lack(waits: Sequence[dict[str, Any] | None]) -> str:
+    """Say of runs that an ensemble waits for, whose records are given, that they have none, or are done again."""
+    if any(record and record["kind"] != "failure" for record in waits):
+        return "which comes first" if len(waits) == 1 else "which come first"
+    return "which has no record" if len(waits) == 1 else "which have no records"
 
 
 def refuse_taken_names(board: Path, suite: Suite) -> None:
@@ -138,7 +213,7 @@ def refuse_taken_names(board: Path, suite: Suite) -> None:
 def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool = False) -> dict[str, Any]:
     """Combine finished members and save the record, unless it is there; returns it."""
     members = [record for record in _members(board, suite, ensemble).values() if record]
-    recipe = Recipe(ensemble.method, ensemble.parameters, ensemble.temperature, ensemble.seed, ensemble.fit_on)
+    recipe = _recipe(ensemble)
     identity = _identity(suite, ensemble, recipe, members)
     existing = records.find(board, ensemble.name, None)
     if existing and existing["run_id"] == records.run_id(identity) and not force:
@@ -173,6 +248,10 @@ def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool
     if members[0].get("limited"):
         record["limited"] = members[0]["limited"]
     return records.load(records.save(board, record, arrays))
+
+
+def _recipe(ensemble: Ensemble) -> Recipe:
+    return Recipe(ensemble.method, ensemble.parameters, ensemble.temperature, ensemble.seed, ensemble.fit_on)
 
 
 def _identity(suite: Suite, ensemble: Ensemble, recipe: Recipe, members: list[dict[str, Any]]) -> dict[str, Any]:

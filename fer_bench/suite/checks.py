@@ -1,0 +1,75 @@
+"""What is wrong with the members of a suite, all of it at once, before any training starts."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from fer_bench.config import Member, Suite
+from fer_bench.errors import UserError
+from fer_bench.models import build, check, find_weights
+from fer_bench.suite.plan import Run
+from fer_bench.train import refuse_precision
+
+
+def refuse_bad_members(path: Path, suite: Suite, chosen: Sequence[Member]) -> None:
+    """Build every distinct network of ``chosen``, pass one image through it, and read the weights given as files.
+
+    Raises:
+        UserError: one line for each member that is wrong, with file and key path.
+    """
+    networks: dict[str, str | None] = {}
+    lines = []
+    for index, member in ((i, member) for i, member in enumerate(suite.members) if member in chosen):
+        if (key := _architecture(member)) not in networks:
+            networks[key] = _problem(member)
+        problem = networks[key] or _problem_of_weights(member)
+        if problem:
+            lines.append(f"{_place(path, index, member)}: {problem}")
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def warnings(path: Path, suite: Suite, plan: Sequence[Run], device: torch.device) -> Iterator[str]:
+    """Yield one line for each member whose training will fail at its turn, which is known at once."""
+    for index, member in enumerate(suite.members):
+        reasons = [why for run in plan if run.member.name == member.name and (why := _why_not(run, device))]
+        if reasons:
+            yield f"warning: {_place(path, index, member)}: cannot start: {reasons[0]}"
+
+
+def _place(path: Path, index: int, member: Member) -> str:
+    return f"{path}: members.{index} ({member.name})"
+
+
+def _architecture(member: Member) -> str:
+    return f"{member.backbone} {member.image_size} {sorted(member.options.items())}"
+
+
+def _problem(member: Member) -> str | None:
+    try:
+        check(member)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _problem_of_weights(member: Member) -> str | None:
+    """Say why a file of weights does not do: it is told now, not after an hour."""
+    if not member.weights:
+        return None
+    try:
+        build(member, find_weights(member))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _why_not(run: Run, device: torch.device) -> str | None:
+    if run.unavailable or run.state in ("done", "score"):
+        return run.unavailable
+    try:
+        refuse_precision(run.member, device)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,171 @@
+import json
+
+import pytest
+import torch
+from test_cli import call  # noqa: F401  (a fixture)
+
+from fer_bench.models import weights
+
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
+LIMITED = ("--limit", "40", "--device", "cpu")
+HEAD = """
+suite: tiny
+data: toyfaces
+defaults: {pretrained: false, train: {epochs: 1, batch_size: 32}}
+members:
+"""
+MEMBERS = """\
+  - {name: mlp, backbone: "baseline:mlp"}
+  - {name: half, backbone: "baseline:mlp", train: {precision: fp16}}
+  - {name: far, backbone: resnet10t, pretrained: true}
+  - {name: mlp-2, backbone: "baseline:mlp", train: {lr: 1e-4}}
+"""
+ENSEMBLES = """\
+ensembles:
+  - {name: vote, members: [mlp, mlp-2]}
+  - {name: vote-half, members: [mlp, half]}
+"""
+FP16 = "train.precision: fp16 needs a CUDA device, this run is on cpu; use auto, bf16 or fp32"
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(HEAD + MEMBERS + ENSEMBLES)
+    return path
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """An empty cache of the hub, which is not to be asked."""
+    import huggingface_hub
+
+    def asked(*args, **words):
+        raise AssertionError("a hub was asked")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(weights, "_from_hub", asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # --offline sets it: put back as it was
+
+
+def planned(call, *words):  # noqa: F811
+    code, out, _ = call("run", "tiny.yaml", *LIMITED, "--dry-run", "--json", *words)
+    assert code == 0
+    return {row["name"]: row for row in json.loads(out)}
+
+
+def test_every_bad_member_has_a_line_before_any_training(call, suite, tmp_path):  # noqa: F811
+    (tmp_path / "words.pth").write_text("no weights")
+    torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    suite.write_text(
+        HEAD
+        + """\
+  - {name: good, backbone: "baseline:mlp"}
+  - {name: twisted, backbone: resnet81}
+  - {name: again, backbone: resnet81, train: {lr: 1e-4}}
+  - {name: gelu, backbone: "baseline:cnn", options: {conv_activation: gelu}}
+  - {name: nowhere, backbone: resnet10t, pretrained: true, weights: none.pth}
+  - {name: words, backbone: resnet10t, pretrained: true, weights: words.pth}
+  - {name: other, backbone: resnet10t, pretrained: true, weights: other.pth}
+"""
+    )
+    code, out, err = call("run", suite.name, *LIMITED)
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if line.startswith("fer-bench: ")]
+    starts = [
+        "members.1 (twisted): backbone: unknown 'resnet81'; did you mean 'resnet18'",
+        "members.2 (again): backbone: unknown 'resnet81'; did you mean 'resnet18'",
+        "members.3 (gelu): options.conv_activation: unknown 'gelu'; use relu, elu or selu",
+        "members.4 (nowhere): weights: no file at none.pth",
+        "members.5 (words): weights: words.pth is no weights file",
+        "members.6 (other): weights: other.pth does not fit resnet10t: ",
+    ]
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(f"fer-bench: tiny.yaml: {start}")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_what_will_fail_is_told_before_any_training(call, suite):  # noqa: F811
+    code, out, err = call("run", suite.name, *LIMITED, "--offline")
+    assert code == 1
+    assert "failed: half seed 0" in out
+    assert "failed: far seed 0" in out
+    before, _, after = err.partition("[1/4]")
+    warned = [line for line in before.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 2
+    assert warned[0] == f"warning: tiny.yaml: members.1 (half): cannot start: {FP16}"
+    assert warned[1].startswith(
+        "warning: tiny.yaml: members.2 (far): cannot start: resnet10t: no pretrained weights on this machine"
+    )
+    assert "`fer-bench fetch-weights`" in warned[1]
+    assert "[4/4] mlp-2 seed 0: training" in after
+    found = planned(call, "--offline")
+    assert {name: row["state"] for name, row in found.items()} == {
+        "mlp": "done",
+        "half": "retry",
+        "far": "retry",
+        "mlp-2": "done",
+        "vote": "done",
+        "vote-half": "withheld",
+    }
+    code, _, err = call("run", suite.name, *LIMITED, "--offline", "--time-budget", "5m")
+    assert code == 1
+    assert "[4/4] mlp-2 seed 0: done already" in err
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_dry_run_counts_only_what_can_start(call, suite):  # noqa: F811
+    found = planned(call, "--offline")
+    assert found["half"]["cannot_run"] == FP16
+    assert "no hub is asked (--offline)" in found["far"]["cannot_run"]
+    assert "seconds" not in found["far"]
+    assert found["mlp"]["seconds"] > 0
+    assert found["mlp-2"]["cannot_run"] is None
+    code, out, _ = call("run", suite.name, *LIMITED, "--dry-run", "--offline")
+    assert code == 0
+    assert "cannot run: fp16 needs a CUDA device " in out
+    assert "cannot run: no pretrained weights on this machine " in out
+    assert f"half: cannot run: {FP16}" in out
+    assert "a run fetches them" not in out
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_weights_that_a_run_will_fetch_do_not_keep_it_from_starting(call, suite):  # noqa: F811
+    found = planned(call)
+    assert found["far"]["cannot_run"] is None
+    assert found["far"]["seconds"] > 0
+    assert "a run fetches them from hub timm/resnet10t" in found["far"]["unavailable"]
+
+
+def test_a_dry_run_says_what_comes_of_ensembles(call, suite):  # noqa: F811
+    suite.write_text(HEAD + MEMBERS.replace("  - {name: far, backbone: resnet10t, pretrained: true}\n", "") + ENSEMBLES)
+
+    def said(*words):
+        found = planned(call, *words)
+        return found["vote"]["does"], found["vote-half"]["does"]
+
+    never = "withheld: half seed 0 cannot run"
+    assert said() == ("waits for mlp seed 0, mlp-2 seed 0, which have no records", never)
+    call("run", suite.name, *LIMITED)
+    assert said() == ("up to date", never)
+    assert said("--force") == ("waits for mlp seed 0, mlp-2 seed 0, which come first", never)
+    assert (
+        said("--force", "--time-budget", "1s")[0] == "built from records, in seconds"
+    )  # of those that it leaves alone
+    other = "withheld: the board has it over other runs"
+    assert said("--seed", "3")[0].startswith(other)
+    text = suite.read_text()
+    suite.write_text(text.replace("members: [mlp, mlp-2]", "members: [mlp, mlp-2], method: hard-vote"))
+    assert said()[0] == "built from records, in seconds"
+    suite.write_text(text.replace("1e-4}}", "1e-4}}\n  - {name: mlp-3, backbone: 'baseline:mlp', train: {lr: 1e-5}}"))
+    assert said()[0] == "up to date"
+    suite.write_text(suite.read_text().replace("members: [mlp, mlp-2]", "members: [mlp, mlp-2, mlp-3]"))
+    assert said()[0] == "waits for mlp-3 seed 0, which has no record"
+    assert said("--time-budget", "1s")[0] == "withheld: mlp-3 seed 0 is left for a later call"
+    code, out, _ = call("run", suite.name, *LIMITED, "--dry-run")
+    assert code == 0
+    row = next(line.split() for line in out.splitlines() if line.split()[:2] == ["vote", "soft-vote"])
+    assert row[2] == "3"
