@@ -236,6 +236,7 @@ def _table_of_runs(rows: list[dict[str, Any]]) -> Any:
 
 def _table_of_votes(rows: list[dict[str, Any]]) -> Any:
     table = _table({"ensemble": "l", "method": "l", "runs": "r", "what the run does": "l"})
+    table.columns[-1].no_wrap = False
     for row in rows:
         table.add_row(row["name"], row["method"], str(row["runs"]), row["does"])
     return table

@@ -186,7 +186,7 @@ def _foreseen(
     if why := _alone(asked, ensemble) or _over_other_runs(board, suite, asked, ensemble, force):
         return "withheld", f"withheld: {why}"
     if waits:
-        titles = _shortened([_title(suite, key) for key in waits], 3)
+        titles = _shortened([_title(suite, key) for key in waits], 2)
         return "waits", f"waits for {titles}, {_lack([members[key] for key in waits])}"
     existing = records.find(board, ensemble.name, None)
     identity = _identity(suite, ensemble, _recipe(ensemble), [record for record in members.values() if record])
