@@ -123,7 +123,12 @@ def test_a_seed_picks_runs_and_leaves_the_meaning_of_the_ensembles(place):
 
 def test_jobs_budget_and_dry_run_are_of_the_members_alone(place):
     rows = dry_run(place.suite(), place.options("three", "one"), Display(quiet=True))
-    assert [row["name"] for row in rows] == ["one", "three"]
+    assert [row["name"] for row in rows] == ["one", "three", "first", "last"]
+    assert all(row["does"].startswith("left as it is: two seed 0") for row in rows[2:])
+    assert [row["name"] for row in dry_run(place.suite(), place.options("one"), Display(quiet=True))] == [
+        "one",
+        "first",
+    ]
     outcome, _ = place.run("three", budget=Budget(0.0))
     assert list(outcome.left) == ["three seed 0"]
     assert not outcome.is_whole

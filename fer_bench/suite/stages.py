@@ -171,8 +171,9 @@ def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, An
         left -= row.get("seconds", 0.0) if row["fits"] else 0.0
     open_runs = {this.key: _why_not(row) for this, row in zip(plan, rows, strict=True) if this.state != "done"}
     seeds = () if options.members else options.seeds
-    asked = {"force": options.force, "seeds": seeds, "members": options.members}
-    return rows + votes.foreseen(setting.board, suite, open_runs, **asked)
+    return rows + votes.foreseen(
+        setting.board, suite, open_runs, force=options.force, seeds=seeds, members=options.members
+    )
 
 
 def _why_not(row: dict[str, Any]) -> str:
