@@ -87,6 +87,9 @@ class Ensemble(Frozen):
         "PublicTest", description="Training: out-of-fold, on the fold runs of members that have folds:"
     )
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False), AfterValidator(each_once)]
+    submitted: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(each_once)] = Field(
+        (), description="rows of the board from `fer-bench submit` that take part, with one set of probabilities each"
+    )
     views: Views = Field(
         default_factory=tuple, description="default: the sets that all members store, in the order of the first member"
     )
@@ -130,6 +133,8 @@ class Ensemble(Frozen):
         nothing = PARAMETERS[self.method] is NoParameters and self.temperature == "none"
         if self.method == "fold-average" and (self.fit_on != "PublicTest" or self.temperature != "none"):
             raise ValueError("fold-average fits nothing; soft-vote with fit_on: Training can take a temperature")
+        if self.submitted and self.of_folds:
+            raise ValueError("submitted: rows have no fold runs; leave fit_on: and fold-average away")
         if self.fit_on == "Training" and nothing:
             raise ValueError(
                 f"{self.method} fits nothing, so fit_on: has no meaning; fold-average votes over fold runs"

@@ -52,7 +52,7 @@ class Suite(Frozen):
         members = {member.name: member for member in self.members}
         for ensemble in self.ensembles:
             _check_ensemble(ensemble, members)
-            if len(ensemble.members) * len(self.seeds) < 2 and not ensemble.of_folds:
+            if len(ensemble.members) * len(self.seeds) + len(ensemble.submitted) < 2 and not ensemble.of_folds:
                 only = ensemble.members[0]
                 raise ValueError(
                     f"ensemble {ensemble.name!r}: members: needs two or more, or two seeds; found {only!r} alone"
@@ -83,6 +83,11 @@ class Suite(Frozen):
 
 
 def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
+    for name in ensemble.submitted:
+        if name in members:
+            raise ValueError(
+                f"ensemble {ensemble.name!r}: submitted: {name!r} is a member of this suite; list it there"
+            )
     for name in ensemble.members:
         if name not in members:
             raise ValueError(

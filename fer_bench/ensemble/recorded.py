@@ -10,6 +10,7 @@ from fer_bench.ensemble.combining import Combined, Fitted, chosen_of, combine, f
 from fer_bench.ensemble.outoffold import columns
 from fer_bench.ensemble.stacking import Predict
 from fer_bench.errors import UserError
+from fer_bench.records import SUBMITTED
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def fit_records(
 def passes(members: Sequence[Mapping[str, Any]], combined: Combined, view: str) -> int:
     """Forward passes an image: the sum over the records of members that have a say, in the order of the weights."""
     weights = np.ones(len(members)) if combined.weights is None else combined.weights
-    return sum(member["passes"][view] for member, weight in zip(members, weights, strict=True) if weight > 0)
+    taken = (member["passes"] for member, weight in zip(members, weights, strict=True) if weight > 0)
+    return sum(found[SUBMITTED] if SUBMITTED in found else found[view] for found in taken)
 
 
 def _fit(recipe: Recipe, probabilities: np.ndarray, labels: np.ndarray) -> Fitted:
@@ -132,7 +134,12 @@ def _shared(stored: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
 
 
 def _stacked(stored: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
-    shapes = {member[key].shape if key in member else None for member in stored}
-    if len(shapes) != 1 or None in shapes:
+    found = [rows for member in stored if (rows := _of_view(member, key)) is not None]
+    if len(found) < len(stored) or len({rows.shape for rows in found}) != 1:
         raise UserError(f"{key}: not every member stores it with that shape")
-    return np.stack([member[key] for member in stored])
+    return np.stack(found)
+
+
+def _of_view(stored: Mapping[str, np.ndarray], key: str) -> np.ndarray | None:
+    """The probabilities of ``PART/VIEW``; a submitted row has one set, which stands for every view set."""
+    return stored.get(key, stored.get(f"{key.split('/')[0]}/{SUBMITTED}"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fer_bench import metrics
 from fer_bench.ensemble import Recipe
 from fer_bench.leaderboard.markdown import NOTHING, interval, listing, p_value, percent, points_interval, table
-from fer_bench.leaderboard.rows import FIT, TEST, VALIDATION, Board, Record, Row
+from fer_bench.leaderboard.rows import DAGGER, FIT, TEST, VALIDATION, Board, Record, Row, title
 
 MOST_WEIGHTS = 6  # names in a cell
 
@@ -79,7 +79,7 @@ def _line(board: Board, row: Row) -> list[str]:
     gain = board.gains.get(row.name)
     against = [gain.over, points_interval(gain.difference, gain.low, gain.high), p_value(gain.p)] if gain else []
     return [
-        row.name,
+        title(row),
         method(row.record),
         members(row.record),
         chosen_on(row.record),
@@ -126,5 +126,7 @@ def _runs(record: Record, name: str) -> str:
     """A member's name with the number of its seeds and folds that take part, where there are several."""
     runs = [source for source, _ in with_a_say(record) if source["name"] == name]
     seeds, folds = ({run.get(key) for run in runs} for key in ("seed", "fold"))
+    if seeds == {None}:
+        return f"{name}{DAGGER}"
     times = f" ×{len(seeds)}" if len(seeds) > 1 else ""
     return f"{name}{times}" + (f" ({len(folds)} folds)" if folds != {None} else "")

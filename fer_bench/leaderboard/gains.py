@@ -40,14 +40,18 @@ def over_best_member(
     found = [run for run in members if run is not None and _comparable(run, view)]
     if not found or len(found) < len(members):
         return None
-    best = max(found, key=lambda run: run["figures"]["PublicTest"][view]["accuracy"])
+    best = max(found, key=lambda run: run["figures"]["PublicTest"][_view(run, view)]["accuracy"])
     stored = records.arrays(board, best)
     if not np.array_equal(stored["PrivateTest/labels"], labels):
         return None
-    own = stored[f"PrivateTest/{view}"].argmax(axis=1) == labels
+    own = stored[f"PrivateTest/{_view(best, view)}"].argmax(axis=1) == labels
     return Gain(stem_of(best), view, *metrics.paired_bootstrap(right, own), p=metrics.mcnemar_exact(right, own))
 
 
 def _comparable(run: Record | None, view: str) -> bool:
-    """Whether a run is finished and stores the view set."""
-    return run is not None and run["kind"] != "failure" and view in run["views"]
+    """Whether a run is finished and stores the view set, or was submitted with one that stands for all."""
+    return run is not None and run["kind"] != "failure" and _view(run, view) in run["views"]
+
+
+def _view(run: Record, view: str) -> str:
+    return run["headline"] if run["kind"] == "external" else view

@@ -18,7 +18,7 @@ from fer_bench.leaderboard import (
     views,
 )
 from fer_bench.leaderboard.markdown import count, details, escape, interval, listing, percent, points_interval, shelved
-from fer_bench.leaderboard.rows import LEVEL, TEST, Board, Record, Row
+from fer_bench.leaderboard.rows import DAGGER, DOUBLE_DAGGER, LEVEL, TEST, Board, Record, Row, title
 
 TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
 
@@ -88,7 +88,7 @@ def _best(kind: str, row: Row) -> str:
     passes = row.record["passes"][row.headline]
     what = f"{percent(row.mean('accuracy'))} % {interval(*tables.accuracy_interval(row))}"
     cost = "passes not stated" if passes is None else f"{count(passes, 'pass', 'passes')} an image"
-    return f"{kind}: **{tables.title(row)}** with {what}, {cost}"
+    return f"{kind}: **{title(row)}** with {what}, {cost}"
 
 
 def _gain(ensemble: Row, single: Row) -> str:
@@ -140,7 +140,9 @@ def results(board: Board) -> str:
             "tie may leave 0 out."
         )
     if board.best_external:
-        short += f" {tables.DAGGER} marks rows submitted as probabilities that other software made."
+        short += (
+            f" {DAGGER} marks rows submitted as probabilities that other software made, and ensembles that hold one."
+        )
     return f"{tables.results(board)}\n\n{short}\n\n{details('How to read this table', _reading(board))}"
 
 
@@ -153,12 +155,12 @@ def _reading(board: Board) -> str:
     )
     if board.best_external:
         notes += (
-            f" Rows with {tables.DAGGER} are scored and tested like the others, but how they were made is the word of "
+            f" Rows with {DAGGER} are scored and tested like the others, but how they were made is the word of "
             "their source."
         )
     if any(row.tuned for row in board.rows):
         notes += (
-            f" {tables.DOUBLE_DAGGER} and a number mark settings that are the best of so many trials on a holdout of "
+            f" {DOUBLE_DAGGER} and a number mark settings that are the best of so many trials on a holdout of "
             "Training, or on folds of it. The choice flattered their score there; the one here is of images and seeds "
             "that no trial saw."
         )
@@ -174,8 +176,8 @@ def costs(board: Board, prefix: str) -> str:
         notes.append(f"Made by code with uncommitted changes: {listing(dirty)}.")
     external = [row for row in board.rows if row.is_external]
     if external:
-        notes.append(f"What stands in the rows with {tables.DAGGER} is declared by whoever submitted them.")
-    said = [f"{tables.title(row)}: {row.record['note']}" for row in external if row.record["note"]]
+        notes.append(f"What stands in the rows with {DAGGER} is declared by whoever submitted them.")
+    said = [f"{title(row)}: {row.record['note']}" for row in external if row.record["note"]]
     found = shelved("Every row", tables.costs(board, prefix))
     return "\n\n".join([found, " ".join(notes), *map(escape, said)])
 

@@ -19,7 +19,7 @@ from fer_bench.leaderboard.markdown import (
     table,
 )
 from fer_bench.leaderboard.proof import Examined
-from fer_bench.leaderboard.rows import TEST, Board, Record, Row
+from fer_bench.leaderboard.rows import TEST, Board, Record, Row, title
 from fer_bench.records import stem_of
 
 JUDGES = ("fer_bench/", ".github/", ".ci/", "pyproject.toml", "Makefile")
@@ -89,7 +89,7 @@ def _row(board: Board, row: Row, judged: Judged) -> list[str]:
     passes = row.record["passes"][row.headline]
     return [
         tables.rank(board, row),
-        tables.title(row),
+        title(row),
         f"{percent(row.mean('accuracy'))} {interval(*tables.accuracy_interval(row))}",
         percent(row.mean("macro_f1")),
         NOTHING if passes is None else str(passes),
@@ -118,7 +118,7 @@ def _pairs(board: Board, judged: Judged) -> str:
     """Each new row against the best row and its neighbours on the board, on the declared seeds."""
     fair = board.fair
     cells = [
-        [tables.title(row), which, tables.title(other), percent(other.mean("accuracy")), *_pair(row, other)]
+        [title(row), which, title(other), percent(other.mean("accuracy")), *_pair(row, other)]
         for row in _touched(board, judged)
         if row in fair
         for which, other in _others(fair, fair.index(row))

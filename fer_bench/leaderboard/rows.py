@@ -21,6 +21,8 @@ from fer_bench.leaderboard.published import load as load_published
 
 TEST, VALIDATION, FIT = "PrivateTest", "PublicTest", "Training"
 LEVEL = 0.05  # family-wise, for all pairs of rows together
+DAGGER = "†"  # marks the rows that were submitted, and ensembles that hold one
+DOUBLE_DAGGER = "‡"  # marks the rows whose settings a study chose
 
 Record = dict[str, Any]
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -51,6 +53,11 @@ class Row:
     def is_external(self) -> bool:
         """Whether other software made the row's probabilities."""
         return self.record["kind"] == "external"
+
+    @property
+    def holds_external(self) -> bool:
+        """Whether the row combines one that other software made: such members have no seed."""
+        return any(source["seed"] is None for source in self.record.get("members", ()))
 
     @property
     def tuned(self) -> dict[str, Any] | None:
@@ -138,6 +145,13 @@ class Board:
         """The best single model, the best ensemble and the best submitted row, as far as there are."""
         best = (self.best(ensemble=False), self.best(ensemble=True), self.best_external)
         return tuple(row for row in best if row)
+
+
+def title(row: Row) -> str:
+    """The row's name, with a dagger where other software made (a part of) it, or the trials of the study behind it."""
+    if row.tuned:
+        return f"{row.name} {DOUBLE_DAGGER}{row.tuned['trials']}"
+    return f"{row.name}{DAGGER}" if row.is_external or row.holds_external else row.name
 
 
 def read(board: Path) -> Board:

@@ -17,11 +17,8 @@ from fer_bench.leaderboard.markdown import (
     points_interval,
     table,
 )
-from fer_bench.leaderboard.rows import LEVEL, Board, Pair, Record, Row
+from fer_bench.leaderboard.rows import LEVEL, Board, Pair, Record, Row, title
 from fer_bench.records import stem_of
-
-DAGGER = "†"  # marks the rows that were submitted
-DOUBLE_DAGGER = "‡"  # marks the rows whose settings a study chose
 
 
 def results(board: Board) -> str:
@@ -50,13 +47,6 @@ def _result(board: Board, row: Row) -> list[str]:
         f"{percent(row.mean('macro_f1'))} {interval(*metrics.macro_f1_interval(row.confusion()))}",
         str(row.record["passes"][row.headline] or NOTHING),
     ]
-
-
-def title(row: Row) -> str:
-    """The row's name, with a dagger where other software made it, and the trials behind it where a study chose it."""
-    if row.tuned:
-        return f"{row.name} {DOUBLE_DAGGER}{row.tuned['trials']}"
-    return f"{row.name}{DAGGER}" if row.is_external else row.name
 
 
 def accuracy_interval(row: Row) -> tuple[float, float]:

@@ -24,12 +24,13 @@ from fer_bench.records.identity import (
     units,
 )
 from fer_bench.records.kept import checkpoint_path, rename_older, weights_path
-from fer_bench.records.schema import SCHEMA, TRAINED, WHOLE
+from fer_bench.records.schema import SCHEMA, SUBMITTED, TRAINED, WHOLE
 from fer_bench.records.store import adopt, arrays, called, files, find, load, load_all, remove, save, stray_files
 
 __all__ = [
     "CLASSES",
     "SCHEMA",
+    "SUBMITTED",
     "TRAINED",
     "WHOLE",
     "adopt",

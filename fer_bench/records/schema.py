@@ -10,6 +10,8 @@ from fer_bench.records.identity import run_id, stem_of
 from fer_bench.views import FACTORS, passes
 
 SCHEMA = 1
+SUBMITTED = "submitted"
+"""The one view set of a submitted row: its maker knows how many passes are behind it."""
 WHOLE = dict(zip(PARTS, OFFICIAL_COUNTS, strict=True))
 TRAINED = ("member", "fold")
 """Kinds of record that have a model: fitted on all of Training, or on all but one fold of it."""

@@ -11,11 +11,11 @@ import fer_bench
 from fer_bench import metrics, records
 from fer_bench.config import PROTOCOL
 from fer_bench.errors import UserError
+from fer_bench.records import SUBMITTED
 from fer_bench.records.identity import stem
 from fer_bench.submit.labels import Labels, find_labels
 from fer_bench.submit.probabilities import PARTS, order_warnings, read
 
-VIEW = "submitted"
 SUITE = "submitted"  # stands where other records name their suite
 
 Record = dict[str, Any]
@@ -59,7 +59,7 @@ def submit(
     stem(name, None)
     probabilities = read(file)
     labels = find_labels(board, data_dir)
-    arrays = {f"{part}/{VIEW}": records.as_stored(probabilities[part]) for part in PARTS}
+    arrays = {f"{part}/{SUBMITTED}": records.as_stored(probabilities[part]) for part in PARTS}
     record = _unscored(name, _one_line(source, "--source"), declared, labels, records.probabilities_sha256(arrays))
     same = _same(board, record, force)
     warnings = order_warnings(probabilities["PublicTest"], labels.public())
@@ -96,9 +96,9 @@ def _unscored(name: str, source: str, declared: Declared, labels: Labels, sha256
         },
         "note": declared.note and _one_line(declared.note, "--note"),
         "labels_from": labels.origin,
-        "views": [VIEW],
-        "headline": VIEW,
-        "passes": {VIEW: declared.passes},
+        "views": [SUBMITTED],
+        "headline": SUBMITTED,
+        "passes": {SUBMITTED: declared.passes},
         "environment": {
             "fer_bench": fer_bench.__version__,
             "python": platform.python_version(),
@@ -143,6 +143,6 @@ def _same(board: Path, record: Record, force: bool) -> Record | None:
 def _scored(board: Path, record: Record, arrays: dict[str, np.ndarray], labels: Labels) -> Record:
     private, looks = labels.private(record["run_id"])
     truth = dict(zip(PARTS, (labels.public(), private), strict=True))
-    figures = {part: {VIEW: metrics.figures(truth[part], arrays[f"{part}/{VIEW}"])} for part in PARTS}
+    figures = {part: {SUBMITTED: metrics.figures(truth[part], arrays[f"{part}/{SUBMITTED}"])} for part in PARTS}
     stored = arrays | {f"{part}/labels": truth[part].astype(np.uint8) for part in PARTS}
     return records.load(records.save(board, record | {"figures": figures, "looks": looks}, stored))

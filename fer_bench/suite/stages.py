@@ -169,7 +169,9 @@ def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, An
     for row in rows if options.budget else ():
         row["fits"] = row.get("seconds", 0.0) <= left
         left -= row.get("seconds", 0.0) if row["fits"] else 0.0
-    open_runs = {this.key: _why_not(row) for this, row in zip(plan, rows, strict=True) if this.state != "done"}
+    open_runs: dict[votes.Key, str] = {
+        this.key: _why_not(row) for this, row in zip(plan, rows, strict=True) if this.state != "done"
+    }
     seeds = () if options.members else options.seeds
     return rows + votes.foreseen(
         setting.board, suite, open_runs, force=options.force, seeds=seeds, members=options.members

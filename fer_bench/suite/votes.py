@@ -16,7 +16,7 @@ from fer_bench.suite.progress import Display
 
 PARTS = ("PublicTest", "PrivateTest")
 
-Key = tuple[str, int, int | None]
+Key = tuple[str, int | None, int | None]
 """Name, seed and fold of a run."""
 
 
@@ -86,7 +86,7 @@ def _why_withheld(board: Path, suite: Suite, asked: Suite, ensemble: Ensemble, f
 
 
 def _alone(asked: Suite, ensemble: Ensemble) -> str | None:
-    if len(ensemble.members) * len(asked.seeds) < 2 and not ensemble.of_folds:
+    if len(ensemble.members) * len(asked.seeds) + len(ensemble.submitted) < 2 and not ensemble.of_folds:
         return f"{ensemble.members[0]} over {_seeds(asked)} alone is no vote"
     return None
 
@@ -111,7 +111,10 @@ def _missing(suite: Suite, ensemble: Ensemble, members: Mapping[Key, dict[str, A
     folds = {member.name: member.folds for member in suite.members}
     for key, record in members.items():
         title = _title(suite, key)
-        if record is None or not _takes_part(record, None if key[2] is None else folds[key[0]]):
+        if key[1] is None:
+            if why := _unusable(record):
+                missing[key] = f"{title}, {why}"
+        elif record is None or not _takes_part(record, None if key[2] is None else folds[key[0]]):
             missing[key] = title
         elif lacking := [view for view in ensemble.views if view not in record["views"]]:
             missing[key] = f"{', '.join(lacking)} of {title}"
@@ -120,6 +123,8 @@ def _missing(suite: Suite, ensemble: Ensemble, members: Mapping[Key, dict[str, A
 
 def _title(suite: Suite, key: Key) -> str:
     name, seed, fold = key
+    if seed is None:
+        return f"the submitted row {name}"
     of = next(member.folds for member in suite.members if member.name == name)
     return f"{name} seed {seed}" + ("" if fold is None else f" fold {fold} of {of}")
 
@@ -127,6 +132,13 @@ def _title(suite: Suite, key: Key) -> str:
 def _shortened(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _unusable(record: dict[str, Any] | None) -> str | None:
+    """Say why a row that the suite lists as submitted cannot take part in an ensemble, or None."""
+    if record is None or record["kind"] != "external":
+        return "which `fer-bench submit` adds" if record is None else f"which is of kind {record['kind']}"
+    return None if record["passes"][record["headline"]] else "whose passes are not stated (`fer-bench submit --passes`)"
 
 
 def _takes_part(record: dict[str, Any] | None, of: int | None) -> bool:
@@ -145,6 +157,7 @@ def _members(board: Path, suite: Suite, ensemble: Ensemble) -> dict[Key, dict[st
         for seed in suite.seeds
         for fold in (range(members[name].folds or 0) if ensemble.of_folds else [None])
     ]
+    runs += [(name, None, None) for name in ensemble.submitted]
     return {run: records.find(board, *run) for run in runs}
 
 
