@@ -12,6 +12,7 @@ from fer_bench.ensemble.oracle import MOST_FOR_SUBSETS, Part, accuracies, best_o
 from fer_bench.errors import UserError
 from fer_bench.metrics import figures
 from fer_bench.suite.oracle import oracle
+from fer_bench.views import passes
 
 C = 7
 SUITE = """
@@ -97,7 +98,7 @@ def save(board, name, skill, seed=0, kind="member"):
         own = {"members": members, "method": "soft-vote", "weights": [1.0], "seed": None}
     record = {"schema": 1, "kind": kind, "name": name, "run_id": records.run_id(identity), "identity": identity}
     record |= {"protocol": "fer2013-v1", "suite": "tiny", "data": facts | {"skipped": 0, "counts": counts}}
-    record |= {"environment": {}, "timing": {}, "looks": [], "passes": dict.fromkeys(views, 1)}
+    record |= {"environment": {}, "timing": {}, "looks": [], "passes": {view: passes(view) for view in views}}
     record |= {"views": views, "headline": views[-1]} | own
     parts = ("PublicTest", "PrivateTest")
     scores = {p: {v: figures(arrays[f"{p}/labels"], arrays[f"{p}/{v}"]) for v in views} for p in parts}
