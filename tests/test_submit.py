@@ -280,6 +280,19 @@ def test_submitted_row_cannot_predict(call, saved, board, data_dir, tmp_path):
     assert "submitted as probabilities" in err
 
 
+def test_rows_of_one_part_in_another_order_are_noticed(saved, board, data_dir):
+    given = predictions()
+    shuffled = given | {"PrivateTest": np.random.default_rng(0).permutation(given["PrivateTest"])}
+    (warning,) = submit(saved(shuffled), "shuffled", SOURCE, board=board, data_dir=data_dir).warnings
+    assert warning.endswith("are the rows of each part in the order of fer2013.csv?")
+
+
+def test_the_same_probabilities_under_another_name_are_noticed(saved, board, data_dir):
+    assert submit(saved(predictions()), "first", SOURCE, board=board, data_dir=data_dir).warnings == ()
+    (warning,) = submit(saved(predictions()), "second", SOURCE, board=board, data_dir=data_dir).warnings
+    assert warning == "first has the same probabilities: one of them is enough"
+
+
 def test_no_command_of_these_needs_torch(saved, board, data_dir):
     submit(saved(predictions()), "first", SOURCE, board=board, data_dir=data_dir)
     file = saved(predictions(1.0, 6))

@@ -102,3 +102,13 @@ def test_a_member_is_not_submitted(tmp_path):
     (tmp_path / "mine.yaml").write_text(SUITE.replace("[fer-25.10.3]", "[lite0-96]").replace(", METHOD", ""))
     with pytest.raises(UserError, match="'lite0-96' is a member of this suite"):
         load_suite(tmp_path / "mine.yaml")
+
+
+def test_an_ensemble_takes_no_name_of_a_trained_row(tmp_path, board, build, monkeypatch):
+    shutil.copy(COMMITTED / "results" / "ablation-base.s0.json", board / "results")
+    shutil.copy(COMMITTED / "predictions" / "ablation-base.s0.npz", board / "predictions")
+    monkeypatch.setitem(globals(), "SUITE", SUITE.replace("name: both", "name: ablation-base"))
+    code, said = build()
+    assert code == 2
+    assert "has a row of kind member of that name; rename it" in said
+    assert records.find(board, "ablation-base", None) is None

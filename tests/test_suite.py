@@ -278,7 +278,7 @@ def test_a_vote_cannot_take_the_name_of_another_kind_of_row(tmp_path):
     failure |= {key: record[key] for key in ("suite", "data", "environment", "timing", "looks", "limited")}
     failure |= {"kind": "failure", "failure": {"reason": "time", "message": "too slow"}}
     path.write_text(json.dumps(failure))
-    with pytest.raises(UserError, match="failure row of that name"):
+    with pytest.raises(UserError, match="row of kind failure of that name"):
         go(tmp_path, SUITE.replace("[0, 1]", "[0]"))
 
 

@@ -24,7 +24,9 @@ class Greedy(Frozen):
     """Forward selection with replacement (Caruana et al., 2004)."""
 
     bags: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="selections that are averaged")
-    share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of the members that each bag may pick from")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="of the members that each bag may pick from; with fewer than ten take 1, or bags lack the best"
+    )
     size: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="most picks of a bag")
     metric: Literal["nll", "accuracy"] = Field("nll", description="what a pick must improve on the rows of fit_on")
 

@@ -2,7 +2,7 @@
 
 from fer_bench import metrics
 from fer_bench.leaderboard.markdown import number, percent, shelved, table
-from fer_bench.leaderboard.rows import TEST, Board
+from fer_bench.leaderboard.rows import TEST, Board, title
 
 FIGURE = "reliability.svg"
 
@@ -27,7 +27,7 @@ def probabilities(board: Board) -> str:
     head = ["name", "balanced accuracy %", "top-2 %", "NLL, nats", "ECE %"]
     rows = [
         [
-            row.name,
+            title(row),
             percent(row.mean("balanced_accuracy")),
             percent(row.mean("top2")),
             number(row.mean("nll"), 4),

@@ -45,6 +45,8 @@ def _how(recipes: Sequence[Recipe]) -> list[str]:
             "What was fitted out-of-fold saw each row of Training as predicted by the fold model that had not seen "
             f"it; {VALIDATION} is then plain validation."
         )
+    if any(recipe.method.startswith("stack") for recipe in recipes):
+        said.append("A stack has no single weight for a member.")
     if any(recipe.is_fitted for recipe in recipes):
         said.append("Members of weight 0 take no passes and are left out.")
     return said

@@ -6,7 +6,7 @@ import numpy as np
 
 from fer_bench import metrics
 from fer_bench.leaderboard.markdown import percent, points, points_interval, shelved, table
-from fer_bench.leaderboard.rows import TEST, VALIDATION, Board, Row
+from fer_bench.leaderboard.rows import TEST, VALIDATION, Board, Row, title
 
 
 def section(board: Board) -> str:
@@ -34,7 +34,7 @@ def _seeds(row: Row) -> list[str]:
     values = row.values("accuracy")
     mean = float(np.mean(values))
     return [
-        row.name,
+        title(row),
         str(len(values)),
         percent(mean),
         f"{100 * np.std(values, ddof=1):.2f}",
@@ -50,7 +50,7 @@ def optimism(rows: Sequence[Row]) -> str:
     head = ["name", f"{VALIDATION} %", f"{TEST} %", "difference, points [95 %]"]
     gaps = [_gap(row) for row in both]
     lines = [
-        [row.name, percent(row.mean("accuracy", VALIDATION)), percent(row.mean("accuracy")), points_interval(*gap)]
+        [title(row), percent(row.mean("accuracy", VALIDATION)), percent(row.mean("accuracy")), points_interval(*gap)]
         for row, gap in zip(both, gaps, strict=True)
     ]
     notes = (

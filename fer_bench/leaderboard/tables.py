@@ -134,7 +134,7 @@ def source(given: str) -> str:
 def _member_cost(row: Row) -> list[str]:
     model = row.record["model"]
     return [
-        row.name,
+        title(row),
         model["backbone"],
         number(model["parameters"] / 1e6, 2),
         str(model["image_size"]),
@@ -153,7 +153,7 @@ def _ensemble_cost(row: Row, found: dict[str, Record]) -> list[str]:
     whole = len(sizes) == len(sources)
     minutes = [member["timing"].get("train_seconds") for member in members]
     return [
-        row.name,
+        title(row),
         f"{ensembles.method(row.record)} of {len(sources)} run{'' if len(sources) == 1 else 's'}",
         number(sum(sizes) / 1e6 if whole else None, 2),
         NOTHING,
@@ -186,7 +186,11 @@ def cleaner(board: Board, subsets: dict[str, np.ndarray]) -> str:
     """Accuracy of each row's declared seed on all test images and on each subset, a mask (N,), with its interval."""
     counted = [f"{name}, n = {mask.sum():,}: % [95 %]" for name, mask in subsets.items()]
     rows = [
-        [row.name, percent(float(row.right().mean())), *(_share_right(row.right()[mask]) for mask in subsets.values())]
+        [
+            title(row),
+            percent(float(row.right().mean())),
+            *(_share_right(row.right()[mask]) for mask in subsets.values()),
+        ]
         for row in board.fair
     ]
     return table(["name", "all images %", *counted], rows, "lrrr")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fer_bench import metrics
 from fer_bench.leaderboard.markdown import LONG, details, p_value, percent, points_interval, table
-from fer_bench.leaderboard.rows import Board, Row
+from fer_bench.leaderboard.rows import Board, Row, title
 from fer_bench.views import NAMES, describe
 
 MOST_ROWS = 30  # whose view sets are shown
@@ -57,7 +57,7 @@ def tables(pairs: Sequence[tuple[Row, str]]) -> tuple[str, str]:
 def _line(row: Row, view: str, p: float) -> list[str]:
     after, before = row.right(view), row.right("none")
     return [
-        row.name,
+        title(row),
         f"**{view}**" if view == row.headline else view,
         str(row.record["passes"][view]),
         percent(float(before.mean())),

@@ -13,7 +13,7 @@ from fer_bench.errors import UserError
 
 WARNING = (
     "DIAGNOSTIC, NOT RESULTS: how far choosing on PrivateTest would have inflated the figures. "
-    "Report none of them, and choose nothing by them."
+    "Report none of them, and choose nothing by them. Submitted rows are no candidates, except in votes that hold one."
 )
 
 Record = dict[str, Any]

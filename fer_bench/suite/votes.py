@@ -217,10 +217,10 @@ def _lack(waits: Sequence[dict[str, Any] | None]) -> str:
 
 def refuse_taken_names(board: Path, suite: Suite) -> None:
     """Raise a UserError where an ensemble's name is that of a row which is none: it would take that row's file."""
+    taken = {record["name"]: record["kind"] for record in records.load_all(board) if record["kind"] != "ensemble"}
     for ensemble in suite.ensembles:
-        existing = records.find(board, ensemble.name, None)
-        if existing and existing["kind"] != "ensemble":
-            raise UserError(f"ensemble {ensemble.name}: {board} has an {existing['kind']} row of that name; rename it")
+        if kind := taken.get(ensemble.name):
+            raise UserError(f"ensemble {ensemble.name}: {board} has a row of kind {kind} of that name; rename it")
 
 
 def build_ensemble(board: Path, suite: Suite, ensemble: Ensemble, *, force: bool = False) -> dict[str, Any]:
