@@ -125,7 +125,7 @@ def test_full_memory_halves_the_micro_batch(monkeypatch, error):
                 raise error
             return super().forward(x)
 
-    monkeypatch.setattr("fer_bench.models.BASELINES", {"mlp": Small})
+    monkeypatch.setattr("fer_bench.models.baselines.BASELINES", {"mlp": Small})
     small = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)
     monkeypatch.undo()
     whole = train.fit(job(epochs=1, optimizer="sgd", lr=0.1), ENGINE)

@@ -85,8 +85,8 @@ def _far_apart(record: Record) -> tuple[str, ...]:
     if abs(public - private) < FAR_APART:
         return ()
     return (
-        f"{100 * public:.2f} % on PublicTest and {100 * private:.2f} % on PrivateTest: are the rows of each part in the "
-        "order of fer2013.csv?",
+        f"{100 * public:.2f} % on PublicTest and {100 * private:.2f} % on PrivateTest: are the rows of each part in "
+        "the order of fer2013.csv?",
     )
 
 
