@@ -56,7 +56,7 @@ def compare(board: Path, name_a: str, name_b: str, view: str | None = None) -> C
     views = [_view(record, view) for record in found]
     stored = [records.arrays(board, record) for record in found]
     labels = _common_labels(found, stored)
-    predicted = [arrays[f"{PART}/{v}"].argmax(axis=1) for arrays, v in zip(stored, views, strict=True)]
+    predicted = [records.predicted(arrays[f"{PART}/{v}"]) for arrays, v in zip(stored, views, strict=True)]
     right_a, right_b = (classes == labels for classes in predicted)
     a = _side(found[0], views[0], labels, right_a, right_b)
     b = _side(found[1], views[1], labels, right_b, right_a)

@@ -436,6 +436,15 @@ def test_float16_rounding_is_within_the_tolerance():
     assert np.abs(sums - 1).max() < 5.1e-4
 
 
+def test_predicted_classes_are_those_of_the_numbers():
+    rng = np.random.default_rng(0)
+    sharp = rng.dirichlet(np.full(7, 0.05), 5000)  # down to zeros and subnormal numbers
+    coarse = rng.integers(0, 3, (5000, 7)) / 6  # ties in most rows
+    stored = records.as_stored(np.concatenate([sharp, coarse]))
+    expected = [max(range(7), key=lambda c: (row[c], -c)) for row in stored.astype(float).tolist()]
+    assert records.predicted(stored).tolist() == expected
+
+
 def test_only_whole_fer2013_enters_the_benchmark(tmp_path):
     board, record = tmp_path / "benchmark", failure()
     with pytest.raises(UserError, match=r"toyfaces .* may not enter benchmark/"):

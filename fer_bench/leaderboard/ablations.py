@@ -136,7 +136,7 @@ def _declared(row: Row, view: str) -> Masks:
 def _stored(board: Board, record: Record, view: str) -> Masks:
     assert board.folder is not None
     arrays = records.arrays(board.folder, record)
-    return {part: arrays[f"{part}/{view}"].argmax(axis=1) == arrays[f"{part}/labels"] for part in (VALIDATION, TEST)}
+    return {part: records.predicted(arrays[f"{part}/{view}"]) == arrays[f"{part}/labels"] for part in (VALIDATION, TEST)}
 
 
 def _minutes(board: Board, row: Row) -> float | None:

@@ -44,7 +44,7 @@ def over_best_member(
     stored = records.arrays(board, best)
     if not np.array_equal(stored["PrivateTest/labels"], labels):
         return None
-    own = stored[f"PrivateTest/{_view(best, view)}"].argmax(axis=1) == labels
+    own = records.predicted(stored[f"PrivateTest/{_view(best, view)}"]) == labels
     return Gain(stem_of(best), view, *metrics.paired_bootstrap(right, own), p=metrics.mcnemar_exact(right, own))
 
 

@@ -220,14 +220,14 @@ def _rows(board: Path, found: list[Record]) -> list[Row]:
 
 def _row(board: Path, name: str, seeds: tuple[Record, ...]) -> Row:
     stored = records.arrays(board, seeds[0])
-    predicted = {view: stored[f"{TEST}/{view}"].argmax(axis=1).astype(np.uint8) for view in seeds[0]["views"]}
+    predicted = {view: records.predicted(stored[f"{TEST}/{view}"]) for view in seeds[0]["views"]}
     return Row(name, seeds, stored[f"{TEST}/labels"], predicted, validated=_validated(stored, seeds[0]))
 
 
 def _validated(stored: dict[str, np.ndarray], record: Record) -> dict[str, np.ndarray]:
     labels = stored.get(f"{VALIDATION}/labels")
     views = [] if labels is None else record["views"]
-    return {view: stored[f"{VALIDATION}/{view}"].argmax(axis=1) == labels for view in views}
+    return {view: records.predicted(stored[f"{VALIDATION}/{view}"]) == labels for view in views}
 
 
 def _flagged(rows: list[Row]) -> list[Row]:

