@@ -174,7 +174,7 @@ def _print(*things: Any) -> None:
 def _print_outcome(outcome: Any) -> None:
     """The finished rows, best PublicTest first: PrivateTest orders the board, not the work."""
     table = _table(
-        {"run": "l", "PublicTest %": "r", "PrivateTest %": "r", "macro-F1": "r", "one pass %": "r", "passes": "r"}
+        {"run": "l", "PublicTest %": "r", "PrivateTest %": "r", "macro-F1": "r", "one view %": "r", "passes": "r"}
     )
     finished = [record for record in outcome.records if record["kind"] != "failure"]
     for record in sorted(finished, key=lambda r: -r["figures"]["PublicTest"][r["headline"]]["accuracy"]):

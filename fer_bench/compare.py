@@ -49,6 +49,8 @@ class Comparison:
 def compare(board: Path, name_a: str, name_b: str, view: str | None = None) -> Comparison:
     """Compare two rows, each by its lowest seed (or ``NAME.s1``), with its declared view set or both with ``view``.
 
+    A submitted row has one set of probabilities, which stands for any view set.
+
     Raises:
         UserError: an unknown row, a view set that one does not store, or rows that were made on other images.
     """
@@ -71,7 +73,7 @@ def compare(board: Path, name_a: str, name_b: str, view: str | None = None) -> C
 
 
 def _view(record: Record, wanted: str | None) -> str:
-    view = wanted or record["headline"]
+    view = record["headline"] if record["kind"] == "external" else wanted or record["headline"]
     if view not in record["views"]:
         raise UserError(f"--view {view}: {record['name']} stores {', '.join(record['views'])}")
     return view

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from test_leaderboard import add_member, add_vote, arrays_at, fill
+from test_leaderboard import add_external, add_member, add_vote, arrays_at, fill
 
 from fer_bench import cli
 from fer_bench.compare import compare
@@ -44,6 +44,15 @@ def test_seed_and_views_can_be_chosen(board):
     found = compare(board, "lite0-96.s1", "lite0-96", view="none")
     assert found.a.accuracy == right(board, "lite0-96", 1, "none").mean()
     assert found.b.accuracy == right(board, "lite0-96", 0, "none").mean()
+
+
+def test_the_one_set_of_a_submitted_row_stands_for_any(tmp_path):
+    add_member(tmp_path / "cpu", "lite0")
+    add_external(tmp_path / "cpu", "theirs")
+    found = compare(tmp_path / "cpu", "lite0", "theirs", view="none")
+    assert (found.a.view, found.b.view) == ("none", "submitted")
+    assert found.a.accuracy == right(tmp_path / "cpu", "lite0", 0, "none").mean()
+    assert found.b.accuracy == right(tmp_path / "cpu", "theirs", None, "submitted").mean()
 
 
 def test_row_against_itself_is_no_difference(board):

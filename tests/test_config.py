@@ -81,6 +81,11 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
         (MINIMAL + "ensembles: [{name: v, members: [mlp, mlp]}]\n", "ensembles.0.members", "each once"),
         (MINIMAL + "ensembles: [{name: v, members: [mlp]}]\n", "ensemble 'v'", "two seeds; found 'mlp' alone"),
         (MINIMAL + "ensembles: [{name: v, members: []}]\n", "ensembles.0.members", "at least 1"),
+        (
+            MINIMAL + "ensembles: [{name: v, members: [mlp]}, {name: w, members: [mlp, cnn]}]\n",
+            "ensemble 'v'",
+            "two seeds; found 'mlp' alone; ensemble 'w': no member is called 'cnn'",
+        ),
         (MINIMAL + "seeds: 2020-13-45\n", "", "a value cannot be read"),
         (MINIMAL + "seeds: 3\n", "seeds", "should be a list, found 3"),
         (MINIMAL + "defaults: []\n", "defaults", "should be a mapping"),

@@ -495,6 +495,7 @@ def test_the_command_builds_all_of_a_suite_without_torch_and_the_board_proves_th
     assert set(found["picked"]["chosen"]) <= {"a.s0", "b.s0"}
     page = (board / "leaderboard.md").read_text()
     assert "| weighted | weighted-vote (temperature after) | a 0." in page
+    assert "| picked | greedy (bags 3, share 1.0) | " in page
     assert "| stack | stack-logistic | a and b | PublicTest, cross-fitted | 2 | a.s0 | " in page
     assert leaderboard.check(board) == []
 

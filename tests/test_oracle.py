@@ -80,7 +80,7 @@ def test_the_validation_rows_alone_make_the_honest_choice():
 def save(board, name, skill, seed=0, kind="member"):
     rng = np.random.default_rng(sum(name.encode()))
     arrays: dict[str, np.ndarray] = {}
-    views = ["none", "flip"] if kind == "member" else ["none"]
+    views = {"member": ["none", "flip"], "ensemble": ["none"], "external": ["submitted"]}[kind]
     for part in ("PublicTest", "PrivateTest"):
         labels = np.arange(70) % C
         arrays[f"{part}/labels"] = labels
@@ -96,9 +96,15 @@ def save(board, name, skill, seed=0, kind="member"):
         members = [{"name": "a", "seed": 0, "run_id": "0"}]
         identity |= {"method": "soft-vote", "members": ["0"]}
         own = {"members": members, "method": "soft-vote", "weights": [1.0], "seed": None}
+    if kind == "external":
+        identity |= {"probabilities_sha256": records.probabilities_sha256(arrays), "source": "elsewhere"}
+        identity |= {"data_digest": "d", "split_digest": "s"}
+        given = {"parameters": None, "image_size": None, "pretraining": None}
+        own = {"model": given, "source": "elsewhere", "note": None, "labels_from": "toy faces", "seed": None}
     record = {"schema": 1, "kind": kind, "name": name, "run_id": records.run_id(identity), "identity": identity}
     record |= {"protocol": "fer2013-v1", "suite": "tiny", "data": facts | {"skipped": 0, "counts": counts}}
-    record |= {"environment": {}, "timing": {}, "looks": [], "passes": {view: passes(view) for view in views}}
+    record |= {"environment": {}, "timing": {}, "looks": []}
+    record["passes"] = {view: 1 if kind == "external" else passes(view) for view in views}
     record |= {"views": views, "headline": views[-1]} | own
     parts = ("PublicTest", "PrivateTest")
     scores = {p: {v: figures(arrays[f"{p}/labels"], arrays[f"{p}/{v}"]) for v in views} for p in parts}
@@ -160,6 +166,19 @@ def test_candidates_are_runs_with_each_of_their_views(board):
     found = oracle(board.parent / "tiny.yaml", board)[0]
     best = [views[int(np.argmax(scores[part]))] for part in ("PublicTest", "PrivateTest")]
     assert [found.honest.what, found.oracle.what] == [f"{name}.s0 {view}" for name, view in best]
+
+
+def test_submitted_rows_that_the_suite_names_are_candidates(board):
+    save(board, "theirs", 3.0, kind="external")
+    suite = board.parent / "tiny.yaml"
+    assert "theirs" not in oracle(suite, board)[0].honest.what
+    suite.write_text(SUITE.replace("members: [a, b], views", "members: [a, b], submitted: [theirs], views"))
+    found = {row.question: row for row in oracle(suite, board)}
+    stored = records.arrays(board, records.called(board, "theirs"))["PrivateTest/submitted"]
+    assert found["run and view"].honest.what == "theirs submitted"
+    assert found["run and view"].honest.accuracy == right(stored, np.arange(70) % C)
+    assert found["row of the suite"].oracle.what == "theirs"
+    assert "theirs" in found["weights, by likelihood"].honest.what
 
 
 def test_boards_without_the_runs_or_of_other_data_are_refused(board):

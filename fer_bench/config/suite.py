@@ -1,7 +1,7 @@
 """A suite: the questions of one YAML file."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,13 +50,9 @@ class Suite(Frozen):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: must differ")
         members = {member.name: member for member in self.members}
-        for ensemble in self.ensembles:
-            _check_ensemble(ensemble, members)
-            if len(ensemble.members) * len(self.seeds) + len(ensemble.submitted) < 2 and not ensemble.of_folds:
-                only = ensemble.members[0]
-                raise ValueError(
-                    f"ensemble {ensemble.name!r}: members: needs two or more, or two seeds; found {only!r} alone"
-                )
+        problems = [what for ensemble in self.ensembles for what in _problems_of(ensemble, members, len(self.seeds))]
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def with_only(self, names: Sequence[str]) -> "Suite":
@@ -82,27 +78,25 @@ class Suite(Frozen):
         return f"{self.suite} has no member {name!r}; {hint}"
 
 
-def _check_ensemble(ensemble: Ensemble, members: dict[str, Member]) -> None:
+def _problems_of(ensemble: Ensemble, members: dict[str, Member], seeds: int) -> Iterator[str]:
+    """Yield what keeps an ensemble from being built of these members."""
+    here = f"ensemble {ensemble.name!r}"
     for name in ensemble.submitted:
         if name in members:
-            raise ValueError(
-                f"ensemble {ensemble.name!r}: submitted: {name!r} is a member of this suite; list it there"
-            )
+            yield f"{here}: submitted: {name!r} is a member of this suite; list it there"
     for name in ensemble.members:
         if name not in members:
-            raise ValueError(
-                f"ensemble {ensemble.name!r}: no member is called {name!r}; there are {', '.join(members)}"
-            )
+            yield f"{here}: no member is called {name!r}; there are {', '.join(members)}"
+            continue
         member = members[name]
-        if ensemble.of_folds and not member.folds:
-            raise ValueError(f"ensemble {ensemble.name!r} combines fold runs, and member {name!r} has no folds:")
         stored = ensemble.stored_by(member)
-        lacking = set(ensemble.views) - set(stored)
-        if lacking:
+        if ensemble.of_folds and not member.folds:
+            yield f"{here} combines fold runs, and member {name!r} has no folds:"
+        elif lacking := set(ensemble.views) - set(stored):
             which = f"view set {sorted(lacking)[0]!r}" + ("" if stored is member.views else " for its folds")
-            raise ValueError(
-                f"ensemble {ensemble.name!r}: member {name!r} stores no {which}; it has {', '.join(stored)}"
-            )
+            yield f"{here}: member {name!r} stores no {which}; it has {', '.join(stored)}"
+    if len(ensemble.members) * seeds + len(ensemble.submitted) < 2 and not ensemble.of_folds:
+        yield f"{here}: members: needs two or more, or two seeds; found {ensemble.members[0]!r} alone"
 
 
 def load_suite(path: Path) -> Suite:

@@ -135,8 +135,8 @@ def _declared(row: Row, view: str) -> Masks:
 
 def _stored(board: Board, record: Record, view: str) -> Masks:
     assert board.folder is not None
-    arrays = records.arrays(board.folder, record)
-    return {part: records.predicted(arrays[f"{part}/{view}"]) == arrays[f"{part}/labels"] for part in (VALIDATION, TEST)}
+    stored = records.arrays(board.folder, record)
+    return {part: records.predicted(stored[f"{part}/{view}"]) == stored[f"{part}/labels"] for part in (VALIDATION, TEST)}
 
 
 def _minutes(board: Board, row: Row) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fer_bench import metrics
+from fer_bench.config import PARAMETERS
 from fer_bench.ensemble import Recipe
 from fer_bench.leaderboard.markdown import NOTHING, interval, listing, p_value, percent, points_interval, table
 from fer_bench.leaderboard.rows import DAGGER, FIT, TEST, VALIDATION, Board, Record, Row, title
@@ -91,9 +92,13 @@ def _line(board: Board, row: Row) -> list[str]:
 
 
 def method(record: Record) -> str:
-    """The method, with its temperature."""
-    temperature = record["identity"].get("temperature", "none")
-    return record["method"] if temperature == "none" else f"{record['method']} (temperature {temperature})"
+    """The method, with its temperature and the parameters that are not its defaults."""
+    identity = record["identity"]
+    given, usual = identity.get("parameters", {}), PARAMETERS[record["method"]]().model_dump(mode="json")
+    said = [f"{key.replace('_', ' ')} {value}" for key, value in given.items() if value != usual.get(key)]
+    if (temperature := identity.get("temperature", "none")) != "none":
+        said.append(f"temperature {temperature}")
+    return f"{record['method']} ({', '.join(said)})" if said else record["method"]
 
 
 def chosen_on(record: Record) -> str:

@@ -13,7 +13,7 @@ from fer_bench.errors import UserError
 
 WARNING = (
     "DIAGNOSTIC, NOT RESULTS: how far choosing on PrivateTest would have inflated the figures. "
-    "Report none of them, and choose nothing by them. Submitted rows are no candidates, except in votes that hold one."
+    "Report none of them, and choose nothing by them."
 )
 
 Record = dict[str, Any]
@@ -39,10 +39,15 @@ def oracle(path: Path, board: Path) -> list[Inflation]:
 
 
 def finished(board: Path, suite: Suite) -> tuple[list[Record], list[Record]]:
-    """Records of a suite's runs on all of Training, and of those and its ensembles, as far as they are there."""
+    """Records of a suite's runs on all of Training and of the submitted rows that it names, then those and its votes.
+
+    What is not there, or failed, is no candidate.
+    """
     runs = [records.find(board, member.name, seed) for seed in suite.seeds for member in suite.members]
+    submitted = dict.fromkeys(name for ensemble in suite.ensembles for name in ensemble.submitted)
+    runs += [records.find(board, name, None) for name in submitted]
     votes = [records.find(board, ensemble.name, None) for ensemble in suite.ensembles]
-    own = [run for run in runs if run and run["kind"] == "member"]
+    own = [run for run in runs if run and run["kind"] in ("member", "external")]
     return own, own + [vote for vote in votes if vote and vote["kind"] == "ensemble"]
 
 
