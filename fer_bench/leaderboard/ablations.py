@@ -136,7 +136,8 @@ def _declared(row: Row, view: str) -> Masks:
 def _stored(board: Board, record: Record, view: str) -> Masks:
     assert board.folder is not None
     stored = records.arrays(board.folder, record)
-    return {part: records.predicted(stored[f"{part}/{view}"]) == stored[f"{part}/labels"] for part in (VALIDATION, TEST)}
+    both = VALIDATION, TEST
+    return {part: records.predicted(stored[f"{part}/{view}"]) == stored[f"{part}/labels"] for part in both}
 
 
 def _minutes(board: Board, row: Row) -> float | None:
