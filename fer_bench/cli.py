@@ -298,7 +298,9 @@ def _print_oracle(warning: str, found: list[Any]) -> None:
 
 @app.command()
 def tune(
-    backbone: Annotated[str, typer.Option("--backbone", help="a timm name, torchvision:NAME or baseline:NAME")],
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="a timm name, torchvision:NAME, scratch:NAME or baseline:NAME")
+    ],
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, help="in all, over restarts and workers; default 30, or no limit")
     ] = None,

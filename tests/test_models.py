@@ -7,6 +7,8 @@ from fer_bench import models
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
+from fer_bench.models import scratch
+from fer_bench.models.scratch import SCRATCH
 from fer_bench.models.tensors import misfit, read
 
 
@@ -40,6 +42,54 @@ def test_cnn_equals_the_usual_order_of_activation_and_pooling(activation):
     expected = cnn.head(torch.selu(cnn.dense(y.flatten(1))))
     assert torch.allclose(cnn(x), expected, atol=1e-10)
     assert [c.out_channels for c in cnn.convolutions] == [128, 128, 64, 64]
+
+
+def parameters_of(backbone, side=48, **options):
+    return models.build(member(f"scratch:{backbone}", image_size=side, options=options), None).parameters
+
+
+def test_networks_for_small_images_have_the_published_sizes():
+    colours, classes = 2, 3  # the papers count three channels and ten classes
+    assert parameters_of("wideresnet", depth=28, width=10) / 1e6 == pytest.approx(36.5, abs=0.05)
+    assert parameters_of("wideresnet", depth=16, width=8) / 1e6 == pytest.approx(11.0, abs=0.05)
+    assert parameters_of("wideresnet", depth=16, width=4) / 1e6 == pytest.approx(2.7, abs=0.05)
+    assert parameters_of("densenet", growth=12) / 1e6 == pytest.approx(0.77, abs=0.005)
+    assert parameters_of("resnet18") == 11_173_962 - colours * 9 * 64 - classes * 513
+    assert parameters_of("resnet34") == 21_282_122 - colours * 9 * 64 - classes * 513
+    convolutions = [(1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
+    dense = [(512 * 2 * 2, 4096), (4096, 4096), (4096, 7)]
+    expected = sum(9 * a * b + b + 2 * b for a, b in convolutions) + sum(a * b + b for a, b in dense)
+    assert parameters_of("vgg", side=40) == expected
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_networks_for_small_images_train_at_48_px_and_see_all_of_it(name):
+    small = {"vgg": {"width": 0.25, "dense": 64}, "wideresnet": {"depth": 10, "width": 1}, "resmasking": {"widen": 1}}
+    small |= {"densenet": {"growth": 12, "layers": 2}, "convnext": {"width": 8}}
+    network = models.build(member(f"scratch:{name}", options=small.get(name, {})), None)
+    models.probe(network, name)
+    convolution = next(m for m in network.module.modules() if isinstance(m, torch.nn.Conv2d))
+    assert convolution.in_channels == network.channels == 1
+    assert convolution.stride == ((2, 2) if name == "convnext" else (1, 1))
+    pooled = [m for m in network.module.modules() if isinstance(m, torch.nn.MaxPool2d)]
+    assert len(pooled) == (4 if name == "vgg" else 0)
+
+
+def test_masks_add_the_share_of_each_channel():
+    torch.manual_seed(0)
+    plain: Any = scratch.resnet(18).eval()
+    masked: Any = scratch.ResidualMasking(plain, 1, 0.0).eval()
+    x = torch.rand(2, 64, 16, 16)
+    assert torch.allclose(masked.masks[0](x).sum(dim=1), torch.ones(2, 16, 16))
+    for mask in masked.masks:  # a last block that gives zeros everywhere gives every channel the same share
+        torch.nn.init.zeros_(mask.last.bn2.weight)
+        torch.nn.init.zeros_(mask.last.downsample[1].weight)
+    face = torch.rand(2, 1, 48, 48)
+    y = plain.act1(plain.bn1(plain.conv1(face)))
+    for stage in (plain.layer1, plain.layer2, plain.layer3, plain.layer4):
+        y = stage(y)
+        y = y * (1 + 1 / y.shape[1])
+    assert torch.allclose(masked(face), plain.fc(y.mean(dim=(2, 3))), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +127,7 @@ def test_too_small_a_side_is_told_with_a_legal_one(backbone, side, legal):
         ("torchvision:resnet26d", "did you mean 'resnet26d'?"),
         ("torchvision:resnet19", "did you mean 'torchvision:resnet"),
         ("baseline:rnn", "there are baseline:mlp and baseline:cnn"),
+        ("scratch:resnet50", "there are scratch:vgg, scratch:resnet18, scratch:resnet34"),
         ("resnet18.a1_in2k", "resnet18 has no weights tagged 'a1_in2k'; did you mean 'resnet18.a1_in1k'"),
     ],
 )
@@ -93,6 +144,12 @@ def test_wrong_names_suggest_near_ones(wrong, hint):
         ("baseline:cnn", {"conv_activation": "gelu"}, "options.conv_activation: unknown 'gelu'; use relu, elu or selu"),
         ("baseline:cnn", {"side": 32}, "options.side: baseline:cnn takes conv_activation or dense_activation"),
         ("baseline:mlp", {"drop_rate": 0.1}, "options.drop_rate: baseline:mlp takes no options"),
+        ("scratch:densenet", {"depth": 40}, "options.depth: scratch:densenet takes growth, layers or drop_rate"),
+        (
+            "scratch:wideresnet",
+            {"depth": 17},
+            "options: scratch:wideresnet does not take {'depth': 17} (ValueError: depth 17 is not 6 n + 4)",
+        ),
     ],
 )
 def test_options_of_baselines_are_told(backbone, options, problem):

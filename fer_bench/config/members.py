@@ -67,7 +67,7 @@ class Member(Frozen):
 
     name: Name
     backbone: Annotated[str, Field(min_length=1)] = Field(
-        description="a timm name, torchvision:NAME, baseline:mlp or baseline:cnn"
+        description="a timm name, torchvision:NAME, scratch:NAME, baseline:mlp or baseline:cnn"
     )
     pretrained: bool = True
     weights: str | None = Field(None, description="a .pth or .safetensors file; default: installed package, then hub")
@@ -94,8 +94,8 @@ class Member(Frozen):
         return options
 
     @model_validator(mode="after")
-    def _baselines_have_no_weights(self) -> "Member":
-        if self.backbone.startswith("baseline:") and (self.pretrained or self.weights):
+    def _own_networks_have_no_weights(self) -> "Member":
+        if self.backbone.startswith(("baseline:", "scratch:")) and (self.pretrained or self.weights):
             raise ValueError(f"{self.backbone} has no pretrained weights: set pretrained: false")
         if self.weights and not self.pretrained:
             raise ValueError("weights: is given, so pretrained: must be true")

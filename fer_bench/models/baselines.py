@@ -1,6 +1,5 @@
 """The first networks of the field, on gray pixels in [0, 1]."""
 
-import inspect
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 
 from fer_bench.config import Member
 from fer_bench.errors import UserError
-from fer_bench.models.names import either
+from fer_bench.models.names import either, require_options, require_own
 from fer_bench.models.network import CLASSES, Network
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "elu": F.elu, "selu": F.selu}
@@ -65,18 +64,10 @@ BASELINES: Mapping[str, type[nn.Module]] = {"mlp": BaselineMLP, "cnn": BaselineC
 def baseline(member: Member) -> Network:
     """Make the network of ``baseline:NAME``, which has no pretrained weights."""
     name = member.backbone.removeprefix("baseline:")
-    if name not in BASELINES:
-        raise UserError(f"backbone: unknown {member.backbone!r}; there are baseline:mlp and baseline:cnn")
-    _refuse_options(member, BASELINES[name])
-    module = BASELINES[name](member.image_size, **member.options)
-    return Network(module, member.image_size, 1, (0.0,), (1.0,))
-
-
-def _refuse_options(member: Member, made: type[nn.Module]) -> None:
-    """Raise a UserError for an option that the network does not take, or an activation that is not among them."""
-    takes = [key for key in inspect.signature(made).parameters if key != "side"]
+    require_own(member, BASELINES)
+    require_options(member, BASELINES[name])
     for key, value in member.options.items():
-        if key not in takes:
-            raise UserError(f"options.{key}: {member.backbone} takes {either(takes) if takes else 'no options'}")
         if value not in ACTIVATIONS:
             raise UserError(f"options.{key}: unknown {value!r}; use {either(list(ACTIVATIONS))}")
+    module = BASELINES[name](member.image_size, **member.options)
+    return Network(module, member.image_size, 1, (0.0,), (1.0,))

@@ -12,6 +12,7 @@ from fer_bench.errors import UserError
 from fer_bench.models.baselines import baseline
 from fer_bench.models.names import require_timm, require_torchvision
 from fer_bench.models.network import CLASSES, Network
+from fer_bench.models.scratch import scratch
 from fer_bench.models.tensors import in_words, misfit, read
 from fer_bench.models.weights import Weights
 
@@ -34,9 +35,10 @@ def build(member: Member, weights: Weights | None) -> Network:
         UserError: for an unknown backbone (with near names), unknown options, or weights that do not fit.
     """
     kind = member.backbone.split(":")[0]
+    ours = {"baseline": baseline, "scratch": scratch}
     make = {"torchvision": _torchvision}.get(kind, _timm)
     try:
-        network = baseline(member) if kind == "baseline" else make(member, weights)
+        network = ours[kind](member) if kind in ours else make(member, weights)
     except UserError:
         raise
     except Exception as error:  # every library has its own way to refuse an option

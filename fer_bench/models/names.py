@@ -1,8 +1,12 @@
 """A backbone that no library has -> the names that may have been meant, in both libraries and all spellings."""
 
 import difflib
+import inspect
 import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from fer_bench.config import Member
 from fer_bench.errors import UserError
 
 
@@ -26,9 +30,26 @@ def require_torchvision(name: str) -> None:
         raise UserError(_unknown(f"torchvision:{name}"))
 
 
-def either(names: list[str]) -> str:
+def require_own(member: Member, known: Iterable[str]) -> None:
+    """Raise a UserError where a member's backbone is none of ``known``, which are ours under its prefix."""
+    kind, _, name = member.backbone.partition(":")
+    if name not in known:
+        raise UserError(
+            f"backbone: unknown {member.backbone!r}; there are {either([f'{kind}:{n}' for n in known], 'and')}"
+        )
+
+
+def require_options(member: Member, made: Callable[..., Any]) -> None:
+    """Raise a UserError where a member has an option that its network, made by ``made``, does not take."""
+    takes = [key for key in inspect.signature(made).parameters if key != "side"]
+    for key in member.options:
+        if key not in takes:
+            raise UserError(f"options.{key}: {member.backbone} takes {either(takes) if takes else 'no options'}")
+
+
+def either(names: list[str], word: str = "or") -> str:
     """Join names as people do: a, b or c."""
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def quoted(names: list[str]) -> str:

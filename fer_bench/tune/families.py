@@ -38,6 +38,14 @@ FINE_TUNED: dict[str, Any] = {
 }
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "baseline": (r"^baseline:", {"image_size": 48, "pretrained": False, "train": {"lr": 1e-3, "batch_size": 64}}),
+    "scratch": (
+        r"^scratch:",
+        {
+            "image_size": 48,
+            "pretrained": False,
+            "train": {"epochs": 40, "optimizer": "sgd", "lr": 0.03, "weight_decay": 5e-4},
+        },
+    ),
     "transformer": (
         r"vit|deit|swin|beit|eva\d|cait|xcit|maxxvit|coatnet|pvt|twins",
         {"image_size": 224, "train": {"lr": 3e-4, "layer_decay": 0.75}},
@@ -55,7 +63,7 @@ DROP_RATES = {"drop_rate": 0.5, "drop_path_rate": 0.3}
 """Constructor arguments that switch a share of the network off in training, and the most that is searched."""
 START_RATES = {"drop_rate": 0.2, "drop_path_rate": 0.1}
 """Where a search starts, for a backbone whose head or blocks are made for it; 0 elsewhere."""
-SIZED = ("residual", "efficient", "convnext", "plain")
+SIZED = ("scratch", "residual", "efficient", "convnext", "plain")
 """Families that take images of any size; the others are built for one."""
 
 
@@ -78,7 +86,7 @@ def default_space(backbone: str, supported: frozenset[str], changes: Mapping[str
     family = family_of(backbone)
     member = _member(backbone, family, supported, changes or {})
     dimensions = _dimensions(member, family)
-    known = [SGD] if family != "baseline" else []
+    known = [SGD] if family not in ("baseline", "scratch") else []
     known += [LITE] if family == "efficient" else []
     space = Space(member, dimensions)
     return checked(replace(space, known=fitting(space, known)))

@@ -1,0 +1,211 @@
+"""``scratch:NAME``: networks for faces at their native 48 px, without ImageNet weights.
+
+None of them halves the image before its first block, as networks for large photographs do: stems are 3x3 convolutions
+with stride 1. Blocks are those of timm and torchvision. Parameters below are at 48 px with the default options; 10^9
+multiplications (G) are those of one forward pass.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_bench.config import Member
+from fer_bench.models.names import require_options, require_own
+from fer_bench.models.network import CLASSES, Network
+
+MEAN, STD = 0.5077, 0.2550
+"""Of the gray values of all 28,709 images of Training, from 0 to 1."""
+
+
+def vgg(width: float = 1.0, dense: int = 4096, drop_rate: float = 0.2) -> nn.Module:
+    """Khaireddin and Chen's VGG (arXiv 2105.03588): four pairs of 3x3 convolutions, two dense layers.
+
+    40.4 M parameters, 0.5 G; 29.9 M at the 40 px of their crops, which leave 2x2 pixels to the dense layers.
+    """
+    from torchvision.models.vgg import make_layers
+
+    filters = [round(n * width) for n in (64, 128, 256, 512)]
+    plan: list[str | int] = [part for n in filters for part in (n, n, "M")]
+    convolutions = make_layers(plan, batch_norm=True)
+    convolutions[0] = nn.Conv2d(1, filters[0], 3, padding=1)
+    head = [nn.Flatten(), nn.LazyLinear(dense), nn.Dropout(drop_rate), nn.ReLU()]
+    head += [nn.Linear(dense, dense), nn.Dropout(drop_rate), nn.ReLU(), nn.Linear(dense, CLASSES)]
+    return nn.Sequential(convolutions, *head)
+
+
+def resnet(depth: int, attention: str | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+    """ResNet (arXiv 1512.03385) with the stem that is usual for small images; ``se`` adds squeeze and excitation.
+
+    18 layers have 11.2 M parameters and 1.3 G, 34 layers 21.3 M and 2.6 G.
+    """
+    import timm
+
+    blocks: dict[str, Any] = {"block_args": {"attn_layer": attention}} if attention else {}
+    rates: dict[str, Any] = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    module = timm.create_model(f"resnet{depth}", in_chans=1, num_classes=CLASSES, **rates, **blocks)
+    module.conv1, module.maxpool = _stem(64), nn.Identity()
+    return module
+
+
+def resnet18(drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+    """See ``resnet``."""
+    return resnet(18, None, drop_rate, drop_path_rate)
+
+
+def resnet34(drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+    """See ``resnet``."""
+    return resnet(34, None, drop_rate, drop_path_rate)
+
+
+def seresnet18(drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+    """See ``resnet``; squeeze and excitation are of arXiv 1709.01507."""
+    return resnet(18, "se", drop_rate, drop_path_rate)
+
+
+def wideresnet(depth: int = 16, width: int = 8, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+    """Zagoruyko and Komodakis' wide ResNet (arXiv 1605.07146), with activations before the convolutions.
+
+    11.0 M parameters and 3.5 G with a depth of 16 and eight times the width.
+    """
+    from timm.layers import BatchNormAct2d, create_conv2d
+    from timm.models.resnetv2 import ResNetV2
+
+    blocks, rest = divmod(depth - 4, 6)
+    if rest or blocks < 1:
+        raise ValueError(f"depth {depth} is not 6 n + 4")
+    module: Any = ResNetV2(
+        [blocks] * 3,
+        channels=(16 * width, 32 * width, 64 * width),
+        num_classes=CLASSES,
+        in_chans=1,
+        stem_chs=16,
+        basic=True,
+        bottle_ratio=1.0,
+        conv_layer=create_conv2d,
+        norm_layer=BatchNormAct2d,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+    module.stem = _stem(16)
+    return module
+
+
+def densenet(growth: int = 24, layers: int = 16, drop_rate: float = 0.0) -> nn.Module:
+    """DenseNet-BC for small images (arXiv 1608.06993): three blocks of equal depth, the third of them at 12 px.
+
+    3.0 M parameters, 2.6 G; with ``growth`` 12 it is their DenseNet-BC of 100 layers, 0.8 M and 0.6 G.
+    """
+    from timm.models.densenet import DenseNet
+
+    module = DenseNet(growth, (layers,) * 3, num_classes=CLASSES, in_chans=1, drop_rate=drop_rate)
+    module.features.conv0, module.features.pool0 = _stem(2 * growth), nn.Identity()
+    return module
+
+
+def convnext(width: int = 40, drop_rate: float = 0.0, drop_path_rate: float = 0.1) -> nn.Module:
+    """ConvNeXt V2 (arXiv 2301.00808) of the size Atto, whose patches are of 2x2 and not 4x4 pixels.
+
+    3.4 M parameters, 0.1 G.
+    """
+    from timm.models.convnext import ConvNeXt
+
+    return ConvNeXt(
+        in_chans=1,
+        num_classes=CLASSES,
+        depths=(2, 2, 6, 2),
+        dims=tuple(width * n for n in (1, 2, 4, 8)),
+        patch_size=2,
+        use_grn=True,
+        ls_init_value=None,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+def resmasking(depth: int = 34, widen: int = 2, drop_rate: float = 0.4) -> nn.Module:
+    """Pham, Vu and Tran's residual masking network (ICPR 2020) over the ResNet of ``resnet``.
+
+    137.8 M parameters and 16 G with their masks, which double the filters with every level; 40.3 M and 5.2 G where
+    ``widen`` is 1.
+    """
+    return ResidualMasking(resnet(depth), widen, drop_rate)
+
+
+class ResidualMasking(nn.Module):
+    """A ResNet, each stage x of which is followed by x (1 + mask(x))."""
+
+    def __init__(self, resnet: Any, widen: int, drop_rate: float) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.act1)
+        self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4])
+        self.masks = nn.ModuleList([Mask(64 * 2**level, 4 - level, widen) for level in range(4)])
+        self.pool, self.drop, self.head = resnet.global_pool, nn.Dropout(drop_rate), resnet.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, 1, S, S), S a multiple of 8, to logits (B, 7)."""
+        x = self.stem(x)
+        for stage, mask in zip(self.stages, self.masks, strict=True):
+            x = stage(x)
+            x = x * (1 + mask(x))
+        return self.head(self.drop(self.pool(x)))
+
+
+class Mask(nn.Module):
+    """A U-Net of residual blocks whose output sums to 1 over channels: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, levels: int, widen: int) -> None:
+        super().__init__()
+        filters = [channels * widen**level for level in range(levels + 1)]
+        self.down = nn.ModuleList([_block(a, b) for a, b in itertools.pairwise(filters)])
+        back = list(itertools.pairwise(filters[:0:-1]))
+        self.up = nn.ModuleList([_doubled(a, b) for a, b in back])
+        self.merge = nn.ModuleList([_block(2 * b, b) for _, b in back])
+        self.last = _block(filters[1], channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give every channel its share of each pixel."""
+        passed = []
+        for index, block in enumerate(self.down):
+            x = block(nn.functional.max_pool2d(x, 2) if index else x)
+            passed.append(x)
+        for up, merge, skipped in zip(self.up, self.merge, passed[-2::-1], strict=True):
+            x = merge(torch.cat([up(x), skipped], dim=1))
+        return self.last(x).softmax(dim=1)
+
+
+def _block(channels: int, filters: int) -> nn.Module:
+    from timm.models.resnet import BasicBlock, downsample_conv
+
+    return BasicBlock(channels, filters, downsample=downsample_conv(channels, filters, kernel_size=1))
+
+
+def _doubled(channels: int, filters: int) -> nn.Module:
+    """Twice the height and width."""
+    return nn.Sequential(nn.ConvTranspose2d(channels, filters, 2, stride=2), nn.BatchNorm2d(filters), nn.ReLU())
+
+
+def _stem(filters: int) -> nn.Conv2d:
+    """A 3x3 convolution of one channel that keeps the size."""
+    convolution = nn.Conv2d(1, filters, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
+
+
+SCRATCH: Mapping[str, Callable[..., nn.Module]] = {
+    made.__name__: made for made in (vgg, resnet18, resnet34, seresnet18, wideresnet, densenet, convnext, resmasking)
+}
+
+
+def scratch(member: Member) -> Network:
+    """Make the network of ``scratch:NAME``, which has no pretrained weights."""
+    name = member.backbone.removeprefix("scratch:")
+    require_own(member, SCRATCH)
+    require_options(member, SCRATCH[name])
+    module = SCRATCH[name](**member.options)
+    if any(isinstance(layer, nn.LazyLinear) for layer in module.modules()):
+        module.eval()(torch.zeros(1, 1, member.image_size, member.image_size))
+        module.train()
+    return Network(module, member.image_size, 1, (MEAN,), (STD,))
