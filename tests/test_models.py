@@ -75,6 +75,12 @@ def test_networks_for_small_images_train_at_48_px_and_see_all_of_it(name):
     assert len(pooled) == (4 if name == "vgg" else 0)
 
 
+def test_a_network_that_cannot_grow_says_so():
+    with pytest.raises(UserError, match=r"train\.start_size: scratch:vgg made for 48 px fails on 32 px, the side of"):
+        models.check(member("scratch:vgg", options={"width": 0.25, "dense": 64}, train=Train(start_size=0.6)))
+    models.check(member("resnet10t", image_size=64, train=Train(start_size=0.6)))
+
+
 def test_masks_add_the_share_of_each_channel():
     torch.manual_seed(0)
     plain: Any = scratch.resnet(18).eval()

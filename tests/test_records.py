@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fer_bench import metrics, records
+from fer_bench.config import ADDED, Member, Sam, Train, identity_of
 from fer_bench.errors import UserError
 from fer_bench.records import store
 
@@ -547,6 +548,17 @@ def test_changed_settings_of_two_members(change, expected):
     own = {"train": {"lr": 0.1}, "options": {"drop": 0.1, "act": "relu"}, "views": ["none", "flip"]}
     found = records.changed_settings({"member": own, "seed": 0}, {"member": own | change, "seed": 1})
     assert found == expected
+
+
+def test_settings_that_came_later_leave_older_identities_as_they_are():
+    plain = Member(name="m", backbone="resnet18")
+    identity = identity_of(plain)
+    assert not set(ADDED) & set(identity["train"])
+    sharp = identity_of(plain.model_copy(update={"train": Train(sam=Sam(radius=0.1), repeats=2)}))
+    assert (sharp["train"]["sam"], sharp["train"]["repeats"]) == ({"radius": 0.1, "every": 1}, 2)
+    assert "start_size" not in sharp["train"]
+    found = records.changed_settings({"member": identity}, {"member": sharp})
+    assert found == {"train.sam": (None, {"radius": 0.1, "every": 1}), "train.repeats": (1, 2)}
 
 
 def test_weights_are_a_setting_of_their_own_where_nothing_brings_them():

@@ -10,6 +10,8 @@ from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
 from fer_bench.errors import UserError
 from fer_bench.models import BaselineMLP, build
+from fer_bench.train import precision
+from fer_bench.train.steps import Averaging
 
 CPU = torch.device("cpu")
 ENGINE = train.Engine(CPU)
@@ -147,6 +149,105 @@ def test_one_step_of_sgd_is_the_textbook_step():
     assert fitted.history[0]["train_loss"] == pytest.approx(loss.item(), abs=1e-5)
 
 
+def test_a_sharpness_aware_step_takes_the_gradient_uphill():
+    plain = {"epochs": 1, "optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "schedule": "constant"}
+    this = job(n=16, sam={"radius": 0.3}, **plain)
+    twin = job(n=16).network.module
+    before = [p.detach().clone() for p in twin.parameters()]
+    x, labels = torch.from_numpy(this.images).float().unsqueeze(1) / 255, torch.from_numpy(this.labels)
+
+    def gradients():
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(twin(x), labels), list(twin.parameters()))
+
+    here = gradients()
+    length = sum(float((g**2).sum()) for g in here) ** 0.5
+    with torch.no_grad():
+        for p, g in zip(twin.parameters(), here, strict=True):
+            p += 0.3 * g / length
+    uphill = gradients()
+    fitted = train.fit(this, ENGINE)
+    for old, gradient, new in zip(before, uphill, fitted.module.parameters(), strict=True):
+        assert torch.allclose(new, old - 0.1 * gradient, atol=1e-5)
+    assert not all(torch.allclose(a, b, atol=1e-3) for a, b in zip(here, uphill, strict=True))
+    assert fitted.history[0]["train_loss"] == train.fit(job(n=16, **plain), ENGINE).history[0]["train_loss"]
+
+
+def test_every_kth_step_is_sharpness_aware():
+    def fitted(steps, **settings):
+        return bits(train.fit(job(n=16 * steps, epochs=1, schedule="constant", **settings), ENGINE))
+
+    always, second = {"radius": 0.3}, {"radius": 0.3, "every": 2}
+    assert fitted(1, sam=second) == fitted(1, sam=always) != fitted(1)
+    assert fitted(2, sam=second) != fitted(2, sam=always)
+
+
+def test_running_statistics_move_once_in_a_sharpness_aware_step():
+    def statistics(**settings):
+        state = train.fit(job(n=16, backbone="resnet10t", epochs=1, **settings), ENGINE).module.state_dict()
+        return {key: value for key, value in state.items() if key.endswith(("running_mean", "running_var"))}
+
+    plain, sharp = statistics(), statistics(sam={"radius": 0.3})
+    assert len(plain) > 10
+    assert all(torch.equal(plain[key], sharp[key]) for key in plain)
+
+
+def test_gradients_that_are_not_finite_spoil_no_running_statistics():
+    this = job(n=16, backbone="resnet10t", epochs=1, sam={"radius": 0.3})
+
+    def spoiled(module):
+        assert all(torch.isfinite(value).all() for key, value in module.state_dict().items() if "running" in key)
+        return 0.0, 0.0
+
+    this = dataclasses.replace(this, validate=spoiled)
+    hook = this.network.module.fc.weight.register_hook(lambda gradient: gradient * float("nan"))
+    train.fit(this, ENGINE)
+    hook.remove()
+
+
+def test_copies_without_augmentation_change_nothing_and_with_it_differ():
+    plain = {"epochs": 1, "optimizer": "sgd", "lr": 0.1}
+    once, thrice = (train.fit(job(repeats=n, **plain), ENGINE) for n in (1, 3))
+    for a, b in zip(once.module.parameters(), thrice.module.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert (once.micro_batch, thrice.micro_batch) == (16, 48)
+    seen = []
+
+    def note(module, inputs):
+        if module.training:
+            seen.append(inputs[0].flatten(1).clone())
+
+    this = job(n=16, repeats=3, augment=Augment(shift=0.2), **plain)
+    this.network.module.register_forward_pre_hook(note)
+    train.fit(this, ENGINE)
+    first, second, third = seen[0].split(16)
+    assert not any(torch.equal(a, b) for pair in ((first, second), (second, third)) for a, b in zip(*pair, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("side", "epochs", "start", "sides"),
+    [
+        (96, 10, 0.5, [48, 48, 56, 64, 72, 72, 80, 88, 96, 96]),  # 48 + 6 an epoch, in whole eights
+        (64, 5, 0.5, [32, 40, 48, 56, 64]),
+        (48, 5, 0.1, [32, 32, 32, 32, 48]),  # 5, 16 and 26 are below the least side
+        (75, 3, 1.0, [75, 75, 75]),
+        (96, 1, 0.5, [96]),
+    ],
+)
+def test_images_grow_to_the_full_side(side, epochs, start, sides):
+    member = Member(name="m", backbone="resnet10t", image_size=side, train=Train(epochs=epochs, start_size=start))
+    assert [member.side_at(epoch) for epoch in range(epochs)] == sides
+
+
+def test_a_network_is_fed_the_side_of_the_epoch_and_scored_at_its_own():
+    this = job(n=16, backbone="resnet10t", epochs=3, start_size=0.5)
+    this = dataclasses.replace(this, member=this.member.model_copy(update={"image_size": 64}))
+    this = dataclasses.replace(this, network=build(this.member, None))
+    seen = []
+    this.network.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[-1]))
+    train.fit(dataclasses.replace(this, validate=lambda module: (0.0, 0.0)), ENGINE)
+    assert seen == [32, 48, 64]
+
+
 def test_ema_is_scored_instead_of_the_last_weights():
     slow = train.fit(job(epochs=1, ema=0.999), ENGINE)
     last = train.fit(job(epochs=1), ENGINE)
@@ -158,7 +259,7 @@ def test_the_average_is_that_of_timm():
 
     module = job(backbone="resnet10t").network.module
     theirs, ours = (ModelEmaV3(module, decay=0.9, use_warmup=True) for _ in range(2))
-    averaging = train.Averaging.of(ours, module)
+    averaging = Averaging.of(ours, module)
     for step in range(1, 5):
         module.train()(torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(step)))
         with torch.no_grad():
@@ -241,7 +342,7 @@ def test_precision_is_probed_once_and_remembered(monkeypatch, tmp_path):
     monkeypatch.setenv("FER_BENCH_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     seconds = {"fp32": 3.0, "bf16": 1.0}
-    monkeypatch.setattr(train, "_probe_seconds", lambda network, precision: seconds[precision])
+    monkeypatch.setattr(precision, "_probe_seconds", lambda network, how: seconds[how])
     this = job()
     assert train.choose_precision(this.network, this.member, CPU) == "bf16"
     seconds["bf16"] = 9.0
@@ -253,5 +354,5 @@ def test_precision_is_probed_once_and_remembered(monkeypatch, tmp_path):
 def test_the_probe_leaves_the_network_as_it_was():
     this = job(backbone="resnet10t")
     before = {key: value.clone() for key, value in this.network.module.state_dict().items()}
-    assert train._probe_seconds(this.network, "fp32") > 0
+    assert precision._probe_seconds(this.network, "fp32") > 0
     assert all(torch.equal(value, before[key]) for key, value in this.network.module.state_dict().items())

@@ -8,11 +8,12 @@ is added later must have a neutral default and be left out of the identity while
 
 from fer_bench.config.base import Frozen
 from fer_bench.config.ensembles import PARAMETERS, Ensemble, Greedy
-from fer_bench.config.members import Augment, Member, Train, Tuned, identity_of
+from fer_bench.config.members import ADDED, Augment, Member, Sam, Train, Tuned, identity_of
 from fer_bench.config.reading import first_problem, merge, read_yaml
 from fer_bench.config.suite import PROTOCOL, Suite, load_suite, schema, suite_file
 
 __all__ = [
+    "ADDED",
     "PARAMETERS",
     "PROTOCOL",
     "Augment",
@@ -20,6 +21,7 @@ __all__ = [
     "Frozen",
     "Greedy",
     "Member",
+    "Sam",
     "Suite",
     "Train",
     "Tuned",

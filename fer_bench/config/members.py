@@ -1,5 +1,6 @@
 """A member: one network with everything that decides its weights and its probabilities."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,9 @@ RESERVED_OPTIONS = {
     *("num_classes", "in_chans", "img_size", "cache_dir"),
 }
 """Constructor arguments that would decide weights or shapes behind a record's back."""
+GROWING = 0.8
+"""Share of the epochs in which images grow, where they do."""
+LEAST_SIDE = 32
 
 
 class Augment(Frozen):
@@ -23,6 +27,13 @@ class Augment(Frozen):
     brightness: Fraction = Field(0.0, description="largest change of brightness, of the full range")
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="largest relative change of contrast")
     erase: Fraction = Field(0.0, description="probability of filling one random rectangle with the mean gray")
+
+
+class Sam(Frozen):
+    """Sharpness-aware minimisation: the gradient is taken a little uphill of the weights."""
+
+    radius: Positive = Field(0.05, description="how far uphill, as the length of the step in all weights together")
+    every: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="steps from one such step to the next")
 
 
 class Train(Frozen):
@@ -53,6 +64,17 @@ class Train(Frozen):
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights, 0 is off")
     clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
+    repeats: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="copies of each image in a batch, each changed by a draw of its own"
+    )
+    sam: Sam | None = Field(None, description="sharpness-aware minimisation, which costs a second pass in its steps")
+    start_size: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="side of the first epoch as a share of image_size; all of it from four fifths of the epochs on"
+    )
+
+
+ADDED: Mapping[str, Any] = {"repeats": 1, "sam": None, "start_size": 1.0}
+"""Keys of ``train:`` that came after the first records, with the values that change nothing."""
 
 
 class Tuned(Frozen):
@@ -71,7 +93,7 @@ class Member(Frozen):
     )
     pretrained: bool = True
     weights: str | None = Field(None, description="a .pth or .safetensors file; default: installed package, then hub")
-    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(48, description="side in pixels after upscaling")
+    image_size: Annotated[int, Field(ge=LEAST_SIDE, le=1024)] = Field(48, description="side in pixels after upscaling")
     options: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="handed to the network's constructor, e.g. drop_rate"
     )
@@ -85,6 +107,19 @@ class Member(Frozen):
     )
     fold_views: Views | None = Field(None, description="view sets that the fold runs store; default: views")
     tuned: Tuned | None = Field(None, description="the study that chose these settings; decides nothing itself")
+
+    def side_at(self, epoch: int) -> int:
+        """The side in pixels of an epoch's images, epochs counted from 0.
+
+        It grows in equal steps from ``start_size`` of the full side, in multiples of 8, to all of it, which the last
+        fifth of the epochs has, or the last epoch.
+        """
+        full, train = self.image_size, self.train
+        growing = min(round(GROWING * train.epochs), train.epochs - 1)
+        if train.start_size == 1 or epoch >= growing:
+            return full
+        share = train.start_size + (1 - train.start_size) * epoch / growing
+        return min(full, max(LEAST_SIDE, 8 * int(share * full / 8 + 1e-6)))
 
     @field_validator("options")
     @classmethod
@@ -114,6 +149,9 @@ def identity_of(member: Member) -> dict[str, Any]:
     """The member as it enters a run's identity: every resolved setting but its name and the path of its weights.
 
     The weights themselves enter by their SHA-256, so the same file at another place is the same run. Folds are further
-    runs, which leave the one on all of Training as it is, and which study chose the settings changes nothing.
+    runs, which leave the one on all of Training as it is, and which study chose the settings changes nothing. A key of
+    ``ADDED`` enters where it is set: what was trained before there was one has the identity that it had.
     """
-    return member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views", "tuned"})
+    found = member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views", "tuned"})
+    found["train"] = {key: value for key, value in found["train"].items() if key not in ADDED or value != ADDED[key]}
+    return found

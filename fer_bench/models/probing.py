@@ -1,5 +1,7 @@
 """One image through a network before any training starts."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,25 @@ def check(member: Member) -> None:
     """
     try:
         probe(build(member, None), member.backbone)
+        _check_start(member)
     except UnfitError as error:
         side = _next_side(member)
         if side is None:
             raise
         what = f"image_size: {member.backbone} cannot take {member.image_size} px"
         raise UserError(f"{what}; the next larger side that it takes is {side}") from error
+
+
+def _check_start(member: Member) -> None:
+    """Probe the side that the images of the first epoch have, where it is another one."""
+    start = member.side_at(0)
+    if start == member.image_size:
+        return
+    try:
+        probe(replace(build(member, None), side=start), member.backbone)
+    except UnfitError as error:
+        made = f"{member.backbone} made for {member.image_size} px"
+        raise UserError(f"train.start_size: {made} fails on {start} px, the side of the first epoch; use 1") from error
 
 
 def _next_side(member: Member) -> int | None:

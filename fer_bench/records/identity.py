@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fer_bench.config import ADDED
 from fer_bench.errors import UserError
 from fer_bench.files import canonical_json, sha256_bytes
 
@@ -68,8 +69,9 @@ def settings(identity: dict[str, Any]) -> dict[str, Any]:
     The views that are stored change no weights and are left out.
     """
     member = {key: value for key, value in identity["member"].items() if key != "views"}
+    added = {f"train.{key}": value for key, value in ADDED.items()}
     opened = {f"{name}.{key}": value for name in SECTIONS for key, value in member.pop(name, {}).items()}
-    return {**member, **opened, "weights_sha256": identity.get("weights_sha256")}
+    return {**member, **added, **opened, "weights_sha256": identity.get("weights_sha256")}
 
 
 def changed_settings(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

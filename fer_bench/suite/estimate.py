@@ -71,14 +71,14 @@ def _bytes(member: Member, measured: Measured, *, only_scored: bool) -> int:
     """Weights, gradients, optimizer and average beside a batch's activations; for scoring the weights alone."""
     train = member.train
     copies = 1 if only_scored else 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
-    return 4 * measured.parameters * copies + int(1.3 * measured.image_bytes * train.batch_size)
+    return 4 * measured.parameters * copies + int(1.3 * measured.image_bytes * train.batch_size * train.repeats)
 
 
 def _network(member: Member) -> str:
     """What runs that take equally long a step have in common."""
     train = member.train
     options = sorted(member.options.items())
-    how = train.precision, train.batch_size, train.optimizer, bool(train.ema)
+    how = train.precision, train.batch_size, train.optimizer, bool(train.ema), _passes(member)
     return f"{member.backbone} {member.image_size} {options} {how}"
 
 
@@ -193,13 +193,21 @@ class Forecast:
     def _fitting(self, member: Member, held: int) -> float:
         """Images of all epochs and of their validation; ``held`` are out of a fold."""
         counts = self.setting.facts["counts"]
-        return (counts["Training"] - held + FORWARD_SHARE * counts["PublicTest"]) * member.train.epochs
+        fitted = (counts["Training"] - held) * _passes(member)
+        return (fitted + FORWARD_SHARE * counts["PublicTest"]) * member.train.epochs
 
     def _scoring(self, member: Member, held: int) -> float:
         """Images of every view of all the sets that are stored; sets share their views."""
         counts = self.setting.facts["counts"]
         images = counts["PublicTest"] + counts["PrivateTest"] + held
         return FORWARD_SHARE * images * passes(*member.views)
+
+
+def _passes(member: Member) -> float:
+    """What an image of Training costs in an epoch, in passes forward and back at the full side, over all epochs."""
+    train = member.train
+    pixels = statistics.fmean((member.side_at(epoch) / member.image_size) ** 2 for epoch in range(train.epochs))
+    return pixels * train.repeats * (1 + 1 / train.sam.every if train.sam else 1)
 
 
 def _held(run: Run) -> int:
