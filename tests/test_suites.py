@@ -33,7 +33,7 @@ def schema() -> dict:
 
 
 def test_the_suites_that_the_documents_name_are_there():
-    assert {"quick", "cpu", "folds", "full", "notebook", "ablation"} <= set(SUITES)
+    assert {"quick", "cpu", "folds", "full", "notebook", "ablation", "scratch"} <= set(SUITES)
 
 
 @each_path
@@ -125,6 +125,15 @@ def test_each_member_of_the_ablation_changes_one_thing_of_the_base():
     wanted = {"pretrained", "image_size", "train.label_smoothing", "train.mixup", "train.ema", "train.class_weights"}
     wanted |= {f"augment.{key}" for key in config.Augment.model_fields}
     assert wanted <= {key for change in changes for key in change}
+
+
+def test_the_recipe_from_scratch_is_turned_one_thing_at_a_time():
+    networks, turned = SUITES["scratch"].members[:8], SUITES["scratch"].members[8:]
+    assert all(member.backbone.startswith("scratch:") and not member.pretrained for member in SUITES["scratch"].members)
+    assert len({member.backbone for member in networks}) == 8
+    changes = [changed(turned[0], member) for member in turned[1:]]
+    assert [len(change) for change in changes] == [1] * len(changes)
+    assert {"train.sam", "train.repeats", "train.start_size", "train.epochs"} <= {key for c in changes for key in c}
 
 
 def test_the_ablation_meets_the_fine_tuned_row_of_cpu():

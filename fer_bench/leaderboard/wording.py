@@ -11,6 +11,9 @@ NAMES = {
     "train.warmup": "warm-up",
     "train.ema": "weight averaging (EMA)",
     "train.clip_grad": "gradient clipping",
+    "train.sam": "sharpness-aware steps (SAM)",
+    "train.repeats": "copies of an image in a batch",
+    "train.start_size": "side of the first epoch, as a share",
     "weights_sha256": "initial weights",
 }
 UNITS = {"image_size": " px", "augment.rotate": "°"}
