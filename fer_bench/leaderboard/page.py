@@ -6,6 +6,7 @@ from fer_bench.leaderboard import (
     ablations,
     calibration,
     classes,
+    diversity,
     ensembles,
     facts,
     figures,
@@ -38,6 +39,7 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
     return [
         ("Results", results(board)),
         ("Ensembles", ensembles.section(board)),
+        ("How models differ", diversity.section(board)),
         ("Test-time views", views.section(board)),
         ("What moved the needle", needle.section(board, measured)),
         ("Published figures", literature.section(board.published) if board.published else ""),
