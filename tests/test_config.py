@@ -295,3 +295,61 @@ def test_the_study_that_chose_a_setting_is_no_part_of_what_it_is():
 )
 def test_a_suite_says_where_it_lies(name, path):
     assert suite_file(name) == path
+
+
+def including(tmp_path, files, text="suite: both\ninclude: [one.yaml, two.yaml]\n", data="toyfaces"):
+    """A suite in `both.yaml` beside the files that it includes; returns its path."""
+    for name, members in files.items():
+        (tmp_path / name).write_text(f"suite: {name[:3]}\ndata: {data}\nseeds: [7]\nmembers: [{members}]\n")
+    (tmp_path / "both.yaml").write_text(text + ("" if "data:" in text else "data: toyfaces\n"))
+    return tmp_path / "both.yaml"
+
+
+MLP, CNN = (f'{{name: {name}, backbone: "baseline:{name}", pretrained: false}}' for name in ("mlp", "cnn"))
+
+WIDE = MLP.replace("false", "false, image_size: 64")
+
+
+def test_included_members_are_members_with_the_seeds_and_ensembles_of_the_suite(tmp_path):
+    text = "suite: both\ninclude: [one.yaml, two.yaml]\nseeds: [0, 1]\nensembles: [{name: v, members: [mlp, own]}]\n"
+    own = "defaults: {train: {epochs: 3}}\nmembers: [{name: own, backbone: resnet18, pretrained: false}]\n"
+    found = load_suite(including(tmp_path, {"one.yaml": MLP, "two.yaml": f"{CNN}, {MLP}"}, text + own))
+    assert [member.name for member in found.members] == ["own", "mlp", "cnn"]
+    assert [member.train.epochs for member in found.members] == [3, 10, 10]  # its defaults are for its own members
+    assert found.seeds == (0, 1)
+    assert found.ensembles[0].members == ("mlp", "own")
+    places = [found.place(member) for member in found.members]
+    assert places == ["members.0 (own)", "mlp, included from one.yaml", "cnn, included from two.yaml"]
+
+
+def test_a_suite_may_include_and_have_no_member_of_its_own(tmp_path):
+    found = load_suite(including(tmp_path, {"one.yaml": MLP, "two.yaml": CNN}))
+    assert [member.name for member in found.members] == ["mlp", "cnn"]
+
+
+@pytest.mark.parametrize(
+    ("files", "text", "message"),
+    [
+        ({"one.yaml": MLP}, "", "two.yaml: no such file"),
+        ({"one.yaml": MLP, "two.yaml": "{name: x, epochs: 3}"}, "", "two.yaml: members.0.backbone: Field required"),
+        (
+            {"one.yaml": MLP, "two.yaml": MLP.replace("false", "false, image_size: 64")},
+            "",
+            "'mlp' of one.yaml and two.yaml differ",
+        ),
+        ({"one.yaml": MLP}, "suite: both\ninclude: [both.yaml]\n", "both.yaml includes this suite again"),
+        (
+            {"one.yaml": MLP},
+            "suite: both\ninclude: [one.yaml]\ndata: fer2013\n",
+            "is of toyfaces, and this suite of fer2013",
+        ),
+        ({"one.yaml": MLP}, "suite: both\ninclude: one.yaml\n", "include: Input should be a list, found 'one.yaml'"),
+        ({"one.yaml": MLP}, f"suite: both\ninclude: [one.yaml]\nmembers: [{MLP}]\n", "the name 'mlp' is used twice"),
+        ({}, "suite: both\n", "members: Field required"),
+    ],
+)
+def test_mistakes_in_what_is_included_are_told(tmp_path, files, text, message):
+    path = including(tmp_path, files, text) if text else including(tmp_path, files)
+    with pytest.raises(UserError) as caught:
+        load_suite(path)
+    assert message in str(caught.value)

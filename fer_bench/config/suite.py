@@ -5,7 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fer_bench.config.base import Frozen, Name
 from fer_bench.config.ensembles import PARAMETERS, Ensemble
@@ -32,8 +40,13 @@ class Suite(Frozen):
     protocol: Literal["fer2013-v1"] = "fer2013-v1"
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, strict=False)] = (0,)
     defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
+    include: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="suite files beside this one whose members are this suite's, too, with its seeds"
+    )
     members: Annotated[tuple[Member, ...], Field(min_length=1, strict=False)]
     ensembles: Annotated[tuple[Ensemble, ...], Field(strict=False)] = ()
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("ensembles")
     @classmethod
@@ -54,6 +67,12 @@ class Suite(Frozen):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def place(self, member: Member) -> str:
+        """Where a member stands: ``members.2 (NAME)``, or the file that it is included from."""
+        if member.name in self._origins:
+            return f"{member.name}, included from {self._origins[member.name]}"
+        return f"members.{self.members.index(member)} ({member.name})"
 
     def with_only(self, names: Sequence[str]) -> "Suite":
         """The suite with the members of these names alone and no ensembles; the whole suite where none is named.
@@ -99,8 +118,8 @@ def _problems_of(ensemble: Ensemble, members: dict[str, Member], seeds: int) -> 
         yield f"{here}: members: needs two or more, or two seeds; found {ensemble.members[0]!r} alone"
 
 
-def load_suite(path: Path) -> Suite:
-    """Read and check a suite file.
+def load_suite(path: Path, above: Sequence[Path] = ()) -> Suite:
+    """Read and check a suite file and those that it includes; ``above`` are the files that include it.
 
     Raises:
         UserError: one line with the file, the key path, what was found and what is expected.
@@ -113,10 +132,37 @@ def load_suite(path: Path) -> Suite:
     defaults = raw.get("defaults") or {}
     if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
         raw = raw | {"members": [merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
+    included = _included(path, raw, (*above, path.resolve()))
+    if included and isinstance(raw.get("members", []), list):
+        raw = raw | {"members": [*raw.get("members", []), *(member for member, _ in included.values())]}
     try:
-        return Suite.model_validate(raw)
+        suite = Suite.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error, Suite)}") from None
+    suite._origins.update({name: file for name, (_, file) in included.items()})
+    return suite
+
+
+def _included(path: Path, raw: dict[str, Any], above: Sequence[Path]) -> dict[str, tuple[Member, str]]:
+    """Members of the suites that a file includes, by name, each with the file that it comes from.
+
+    Raises:
+        UserError: a file that cannot be read, includes itself, is of other data, or calls another member by a name.
+    """
+    found: dict[str, tuple[Member, str]] = {}
+    names = raw.get("include")
+    for name in names if isinstance(names, list) and all(isinstance(each, str) for each in names) else []:
+        file = path.parent / name
+        if file.resolve() in above:
+            raise UserError(f"{path}: include: {name} includes this suite again")
+        suite = load_suite(file, above)
+        if suite.data != (data := raw.get("data", Suite.model_fields["data"].default)):
+            raise UserError(f"{path}: include: {name} is of {suite.data}, and this suite of {data}")
+        for member in suite.members:
+            known, first = found.setdefault(member.name, (member, name))
+            if known != member:
+                raise UserError(f"{path}: include: the members {member.name!r} of {first} and {name} differ")
+    return found
 
 
 def suite_file(name: str) -> str:
@@ -133,6 +179,8 @@ def schema() -> dict[str, Any]:
     found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     found["title"] = "fer-bench suite"
     found["$defs"]["Member"]["required"] = ["name"]
+    found["required"].remove("members")
+    found["anyOf"] = [{"required": ["members"]}, {"required": ["include"]}]
     defaults = {key: value for key, value in found["$defs"]["Member"]["properties"].items() if key != "name"}
     sets = list(dict.fromkeys(PARAMETERS.values()))
     found["$defs"]["Ensemble"]["properties"]["parameters"] |= {"anyOf": [model.model_json_schema() for model in sets]}

@@ -20,26 +20,22 @@ def refuse_bad_members(path: Path, suite: Suite, chosen: Sequence[Member]) -> No
     """
     networks: dict[str, str | None] = {}
     lines = []
-    for index, member in ((i, member) for i, member in enumerate(suite.members) if member in chosen):
+    for member in (member for member in suite.members if member in chosen):
         if (key := _architecture(member)) not in networks:
             networks[key] = _problem(member)
         problem = networks[key] or _problem_of_weights(member)
         if problem:
-            lines.append(f"{_place(path, index, member)}: {problem}")
+            lines.append(f"{path}: {suite.place(member)}: {problem}")
     if lines:
         raise UserError("\n".join(lines))
 
 
 def warnings(path: Path, suite: Suite, plan: Sequence[Run], device: torch.device) -> Iterator[str]:
     """Yield one line for each member whose training will fail at its turn, which is known at once."""
-    for index, member in enumerate(suite.members):
+    for member in suite.members:
         reasons = [why for run in plan if run.member.name == member.name and (why := _why_not(run, device))]
         if reasons:
-            yield f"warning: {_place(path, index, member)}: cannot start: {reasons[0]}"
-
-
-def _place(path: Path, index: int, member: Member) -> str:
-    return f"{path}: members.{index} ({member.name})"
+            yield f"warning: {path}: {suite.place(member)}: cannot start: {reasons[0]}"
 
 
 def _architecture(member: Member) -> str:
