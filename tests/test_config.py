@@ -78,6 +78,11 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
         (MINIMAL + "ensembles: [{name: v, method: fold-average, members: [mlp]}]\n", "", "'mlp' has no folds:"),
         (MINIMAL.replace("pretrained", "options: {checkpoint_path: x}, pretrained"), "options", "checkpoint_path"),
         (MINIMAL.replace("small", "weights"), "suite", "another name"),
+        (
+            MINIMAL.replace("pretrained: false", "pretrained: false, folds: 3, train: {distill: {teacher: v}}"),
+            "members.0",
+            "folds: would learn from a teacher that has seen the rows they hold out",
+        ),
         (MINIMAL + "ensembles: [{name: v, members: [mlp, mlp]}]\n", "ensembles.0.members", "each once"),
         (MINIMAL + "ensembles: [{name: v, members: [mlp]}]\n", "ensemble 'v'", "two seeds; found 'mlp' alone"),
         (MINIMAL + "ensembles: [{name: v, members: []}]\n", "ensembles.0.members", "at least 1"),

@@ -204,6 +204,20 @@ def test_gradients_that_are_not_finite_spoil_no_running_statistics():
     hook.remove()
 
 
+def test_a_teacher_has_its_share_of_the_target():
+    plain = {"n": 48, "epochs": 1}
+    turned = (np.arange(48) % 7 + 3) % 7
+    other = dataclasses.replace(job(**plain), labels=turned)
+    taught = job(distill={"weight": 1}, **plain)
+    taught = dataclasses.replace(taught, teacher=np.eye(7, dtype=np.float32)[turned])
+    assert bits(train.fit(taught, ENGINE)) == bits(train.fit(other, ENGINE))
+    unsure = job(distill={"weight": 0.35}, **plain)
+    unsure = dataclasses.replace(unsure, teacher=np.full((48, 7), 1 / 7, np.float32))
+    smoothed = train.fit(job(label_smoothing=0.35, **plain), ENGINE)  # smoothing is a teacher that knows nothing
+    for a, b in zip(train.fit(unsure, ENGINE).module.parameters(), smoothed.module.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
 def test_copies_without_augmentation_change_nothing_and_with_it_differ():
     plain = {"epochs": 1, "optimizer": "sgd", "lr": 0.1}
     once, thrice = (train.fit(job(repeats=n, **plain), ENGINE) for n in (1, 3))

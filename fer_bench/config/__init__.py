@@ -8,7 +8,7 @@ is added later must have a neutral default and be left out of the identity while
 
 from fer_bench.config.base import Frozen
 from fer_bench.config.ensembles import PARAMETERS, Ensemble, Greedy
-from fer_bench.config.members import ADDED, Augment, Member, Sam, Train, Tuned, identity_of
+from fer_bench.config.members import ADDED, Augment, Distill, Member, Sam, Train, Tuned, identity_of
 from fer_bench.config.reading import first_problem, merge, read_yaml
 from fer_bench.config.suite import PROTOCOL, Suite, load_suite, schema, suite_file
 
@@ -17,6 +17,7 @@ __all__ = [
     "PARAMETERS",
     "PROTOCOL",
     "Augment",
+    "Distill",
     "Ensemble",
     "Frozen",
     "Greedy",

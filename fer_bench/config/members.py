@@ -36,6 +36,14 @@ class Sam(Frozen):
     every: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="steps from one such step to the next")
 
 
+class Distill(Frozen):
+    """Learning from what an ensemble of the board predicts, beside the labels (arXiv 1503.02531)."""
+
+    teacher: str = Field("", description="an ensemble of method fold-average: it has seen no image that it teaches")
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of the teacher in the target")
+    temperature: Positive = Field(1.0, description="above 1 the teacher's probabilities are taken closer together")
+
+
 class Train(Frozen):
     """How a network is fitted. Step counts follow from the data: ``epochs`` times the full batches of an epoch."""
 
@@ -68,12 +76,13 @@ class Train(Frozen):
         1, description="copies of each image in a batch, each changed by a draw of its own"
     )
     sam: Sam | None = Field(None, description="sharpness-aware minimisation, which costs a second pass in its steps")
+    distill: Distill | None = Field(None, description="learn from an ensemble of the board, too")
     start_size: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="side of the first epoch as a share of image_size; all of it from four fifths of the epochs on"
     )
 
 
-ADDED: Mapping[str, Any] = {"repeats": 1, "sam": None, "start_size": 1.0}
+ADDED: Mapping[str, Any] = {"repeats": 1, "sam": None, "distill": None, "start_size": 1.0}
 """Keys of ``train:`` that came after the first records, with the values that change nothing."""
 
 
@@ -137,6 +146,12 @@ class Member(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _folds_have_no_teacher(self) -> "Member":
+        if self.folds and self.train.distill:
+            raise ValueError("folds: would learn from a teacher that has seen the rows they hold out; leave one away")
+        return self
+
+    @model_validator(mode="after")
     def _folds_have_views_of_the_member(self) -> "Member":
         if self.fold_views and not self.folds:
             raise ValueError("fold_views: is given, so folds: must say how many")
@@ -154,4 +169,6 @@ def identity_of(member: Member) -> dict[str, Any]:
     """
     found = member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views", "tuned"})
     found["train"] = {key: value for key, value in found["train"].items() if key not in ADDED or value != ADDED[key]}
+    if member.train.distill:
+        del found["train"]["distill"]["teacher"]  # what it teaches enters by its SHA-256
     return found

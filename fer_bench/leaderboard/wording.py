@@ -11,6 +11,7 @@ NAMES = {
     "train.warmup": "warm-up",
     "train.ema": "weight averaging (EMA)",
     "train.clip_grad": "gradient clipping",
+    "train.distill": "distillation",
     "train.sam": "sharpness-aware steps (SAM)",
     "train.repeats": "copies of an image in a batch",
     "train.start_size": "side of the first epoch, as a share",

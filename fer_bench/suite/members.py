@@ -22,7 +22,7 @@ from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
 from fer_bench.models import Network, build, place
 from fer_bench.predict import probabilities
-from fer_bench.suite import kept, looks
+from fer_bench.suite import kept, looks, teacher
 from fer_bench.suite.environment import processor, software
 from fer_bench.suite.folds import fitting_rows
 from fer_bench.suite.plan import Options, Run
@@ -110,7 +110,8 @@ def _train_and_score(
     network = build(run.member, run.weights)
     engine = Engine(setting.device, choose_precision(network, run.member, setting.device))
     images, labels = fitting_rows(setting.faces, run.fold)
-    job = Job(network, run.member, images, labels, run.draws, _validator(setting, network, engine))
+    taught = teacher.shares(setting.board, run.member, setting.facts, labels)
+    job = Job(network, run.member, images, labels, run.draws, _validator(setting, network, engine), taught)
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.device)
     checkpoint = records.checkpoint_path(setting.options.runs_dir, run.identity)

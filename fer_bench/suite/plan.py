@@ -14,6 +14,7 @@ from fer_bench.config import Member, Suite, identity_of
 from fer_bench.data import Faces
 from fer_bench.errors import UserError
 from fer_bench.models import Weights, find_weights
+from fer_bench.suite import teacher
 from fer_bench.suite.budget import Budget
 from fer_bench.suite.folds import Fold, members_and_folds
 from fer_bench.train import derive, load_checkpoint
@@ -143,9 +144,11 @@ def identity(
     weights_sha256: str | None,
     facts: dict[str, Any],
     fold: Fold | None = None,
+    teacher_sha256: str | None = None,
 ) -> dict[str, Any]:
     """What a run is: everything that decides its probabilities, and nothing else."""
-    return {
+    taught = {"teacher_sha256": teacher_sha256} if member.train.distill else {}
+    return taught | {
         "kind": "member",
         "protocol": suite.protocol,
         "semantics": SEMANTICS,
@@ -219,9 +222,12 @@ def _run(
 ) -> Run:
     existing = records.find(board, member.name, seed, fold.index if fold else None)
     sha256 = weights.sha256 if weights else None
-    if unavailable and existing and existing["kind"] in records.TRAINED:
-        sha256 = existing["identity"]["weights_sha256"]  # finished where the weights could be had
-    this = identity(suite, member, seed, sha256, facts, fold)
+    taught, untaught = teacher.sha256_of(board, member, facts)
+    unavailable = unavailable or untaught
+    if unavailable and existing and existing["kind"] in records.TRAINED:  # finished where it all could be had
+        sha256 = sha256 or existing["identity"]["weights_sha256"]
+        taught = taught or existing["identity"].get("teacher_sha256")
+    this = identity(suite, member, seed, sha256, facts, fold, taught)
     return _in_state(Run(member, seed, weights, this, "new", unavailable, fold), existing, options)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fer_bench.augment import augment, mix
 from fer_bench.models import CLASSES, place, to_gray, to_input
@@ -54,17 +54,26 @@ def fit(
     state = _start(job, engine)
     if checkpoint is not None:
         _go_on(state, checkpoint, engine.device)
-    data = torch.from_numpy(job.images).to(engine.device), torch.from_numpy(job.labels).to(engine.device)
+    images = torch.from_numpy(job.images).to(engine.device)
+    targets = torch.from_numpy(_targets(job)).to(engine.device)
     weight = torch.from_numpy(class_weights(job.labels, job.member.train.class_weights)).to(engine.device)
     try:
         while state.epoch < job.member.train.epochs:
-            _epoch(job, engine, state, data, weight, checkpoint, should_stop, report)
+            _epoch(job, engine, state, (images, targets), weight, checkpoint, should_stop, report)
     except StoppedError:
         if checkpoint is not None:
             save(state, checkpoint)
         raise
     module = state.ema.module if state.ema is not None else state.module
     return Fitted(module, state.history, state.seconds, state.micro_batch, engine.precision)
+
+
+def _targets(job: Job) -> np.ndarray:
+    """Shares of the classes (N, 7) float32 that each image is to be given, before any smoothing or mixing."""
+    own, how = np.eye(CLASSES, dtype=np.float32)[job.labels], job.member.train.distill
+    if job.teacher is None or how is None:
+        return own
+    return (1 - how.weight) * own + np.float32(how.weight) * job.teacher
 
 
 def _go_on(state: State, checkpoint: Path, device: torch.device) -> None:
@@ -105,7 +114,7 @@ def _epoch(
     train, total = job.member.train, job.steps * job.member.train.epochs
     order_seed = torch.Generator().manual_seed(derive(job.seed, state.epoch, "order"))
     order = torch.randperm(len(job.images), generator=order_seed).to(engine.device)
-    images, labels = data
+    images, targets = data
     network = replace(job.network, side=job.member.side_at(state.epoch))
     averaging = None if state.ema is None else Averaging.of(state.ema, state.module)
     saved = last = time.monotonic()
@@ -119,7 +128,7 @@ def _epoch(
             group["lr"] = train.lr * group["lr_scale"] * factor
         generator = torch.Generator().manual_seed(derive(job.seed, state.epoch, state.step, "augment"))
         gray = augment(to_gray(images[rows]), job.member.augment, generator)
-        target = F.one_hot(labels[rows], CLASSES).float()
+        target = targets[rows]
         if train.mixup or train.cutmix:
             gray, target = mix(gray, target, train.mixup, train.cutmix, generator)
         dropout = derive(job.seed, state.epoch, state.step, "dropout")

@@ -43,6 +43,8 @@ class Job:
     seed: int
     validate: Callable[[nn.Module], tuple[float, float]]
     """(module with the weights to be scored) -> (loss, accuracy) on the validation part, for the history only."""
+    teacher: np.ndarray | None = None
+    """Shares of the classes (N, 7) float32 that another model gives each image, for ``distill``."""
 
     @property
     def steps(self) -> int:

@@ -185,9 +185,12 @@ def member_with(member: Member, values: Values) -> Member:
 def checked_member(raw: dict[str, Any]) -> Member:
     """A member from plain data; what it cannot have is a UserError with the key path."""
     try:
-        return Member.model_validate(raw)
+        member = Member.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"the setting {first_problem(error, Member)}") from None
+    if member.train.distill:
+        raise UserError("the setting train.distill: a study has no board, and its holdout no teacher; leave it away")
+    return member
 
 
 class SpaceFile(Frozen):
