@@ -78,6 +78,7 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
         (MINIMAL + "ensembles: [{name: v, method: fold-average, members: [mlp]}]\n", "", "'mlp' has no folds:"),
         (MINIMAL.replace("pretrained", "options: {checkpoint_path: x}, pretrained"), "options", "checkpoint_path"),
         (MINIMAL.replace("small", "weights"), "suite", "another name"),
+        (MINIMAL.replace("small", "small-limit5"), "suite", "ends like the folder of a run with --limit"),
         (
             MINIMAL.replace("pretrained: false", "pretrained: false, folds: 3, train: {distill: {teacher: v}}"),
             "members.0",

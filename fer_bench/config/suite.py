@@ -1,6 +1,7 @@
 """A suite: the questions of one YAML file."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,8 @@ FOLDERS = ("audit", "benchmark", "checkpoints", "errors", "locks", "looks", "rec
 def _not_a_folder(name: str) -> str:
     if name in FOLDERS:
         raise ValueError(f"{name!r} is a folder of its own; give the suite another name")
+    if re.search(r"-limit\d+$", name):
+        raise ValueError(f"{name!r} ends like the folder of a run with --limit; give the suite another name")
     return name
 
 
