@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from fer_bench import cli, models, toyfaces
+from fer_bench.cli.plans import print_plan
+from fer_bench.cli.printing import empty_table, show
 
 pytestmark = pytest.mark.usefixtures("drawn_once")
 
@@ -145,10 +147,10 @@ def test_withheld_vote_gives_exit_code_1(call, suite):
 
 
 def test_long_lines_are_not_broken_when_piped(capsys):
-    cli._print("failed: " + "word " * 100)
-    table = cli._table({"run": "l", "why": "l"})
+    show("failed: " + "word " * 100)
+    table = empty_table({"run": "l", "why": "l"})
     table.add_row("a", "x" * 300)
-    cli._print(table)
+    show(table)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].count("word") == 100
     assert "x" * 300 in lines[-2]
@@ -164,7 +166,7 @@ def test_weights_that_are_elsewhere_are_told_by_a_dry_run(capsys):
         "cannot_run": None,
     }
     never = row | {"name": "b", "unavailable": "resnet10t: none, none", "cannot_run": "resnet10t: none, none"}
-    cli._print_plan([elsewhere, never])
+    print_plan([elsewhere, never])
     out = capsys.readouterr().out
     assert "weights not local" in out
     assert "cannot run: none " in out

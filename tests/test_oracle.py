@@ -128,7 +128,7 @@ def test_the_command_warns_first_writes_nothing_and_needs_no_torch(board):
     before = everything(board.parent)
     code = "import sys\nfrom fer_bench.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     words = [sys.executable, "-B", "-c", code, "oracle", "tiny.yaml", "--board", "board"]
-    root = str(Path(cli.__file__).parents[1])
+    root = str(Path(cli.__file__).parents[2])
     ran = subprocess.run(words, cwd=board.parent, env={"PYTHONPATH": root}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
