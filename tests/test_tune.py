@@ -152,6 +152,8 @@ def test_a_file_fixes_changes_and_adds(tmp_path):
         ("space: {train.lr: {low: 1, high: 1e-3}}", "space.train.lr: low must lie below high"),
         ("space: {train.lr: {low: 0, high: 1, log: true}}", "log scale needs low above 0"),
         ("space: {train.lr: {low: 1e-3}}", "needs low and high, or choices"),
+        ("space: {train.batch_size: {low: 16.5, high: 64, integer: true}}", "integer needs whole numbers, found low 16.5"),
+        ("{inherit: false, member: {image_size: 64}}", "space: nothing is left to search"),
         ("space: {train.lr: {choices: [1e-3, 1e-3]}}", "choices must differ"),
         ("space: {train.lr: {lo: 1e-3, high: 1}}", "space.train.lr: lo: unknown key; did you mean 'low'?"),
         ("space: {train.rl: {low: 1e-3, high: 1}}", "space.train.rl: no such key"),

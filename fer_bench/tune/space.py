@@ -54,6 +54,8 @@ class Dimension(Frozen):
             raise ValueError(f"low must lie below high, found {self.low:g} and {self.high:g}")
         if self.log and self.low <= 0:
             raise ValueError(f"a log scale needs low above 0, found {self.low:g}")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"integer needs whole numbers, found low {self.low:g} and high {self.high:g}")
         return self
 
     def holds(self, value: Scalar) -> bool:
@@ -228,6 +230,8 @@ def lay_over(default: Space, changes: SpaceFile) -> Space:
             dimensions[key] = _dimensions(key, given)
         else:
             member = _fixed(member, key, given)
+    if not dimensions:
+        raise UserError("space: nothing is left to search; give a key a range or choices, or leave inherit: false out")
     space = Space(member, dimensions)
     return checked(replace(space, known=changes.known or fitting(space, default.known)))
 
