@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
@@ -534,8 +535,28 @@ def test_the_best_is_compared_with_the_default_row_by_row(finished):
     more = round(100 * found.best.value) - 70  # the default setting has 0.7, and its rows are among them
     assert found.comparison.difference == pytest.approx(more / 100, abs=0.011)
     assert found.comparison.p == pytest.approx(min(1, 2 * 0.5 ** round(100 * found.comparison.difference)))
-    assert found.importances == {"train.lr": 1.0}
     assert "train.lr" in {row[0] for row in report.settings(found, plan.space)}
+
+
+def scored(values: list[float]):
+    """A study in memory whose trials have these values; ``a`` follows them and ``b`` does not."""
+    study = optuna.create_study(direction="maximize")
+    wide = optuna.distributions.FloatDistribution(0, 1)
+    for number, value in enumerate(values):
+        params = {"a": value, "b": number * 0.618 % 1}
+        study.add_trial(create_trial(value=value, params=params, distributions=dict.fromkeys("ab", wide)))
+    return study
+
+
+def test_the_parameter_that_decides_is_the_important_one():
+    found = result.importances(scored([number / 20 for number in range(20)]), 20)
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["a"] > 5 * found["b"]
+
+
+@pytest.mark.parametrize("values", [[0.5] * 20, [0.1 * number for number in range(9)]])
+def test_importances_are_left_out_where_they_would_be_noise(values):
+    assert result.importances(scored(values), len(values)) == {}
 
 
 def test_masks_survive_as_text():
@@ -571,11 +592,11 @@ def test_where_nothing_beats_the_default_the_suite_says_so(tmp_path, finished):
 
 
 def test_figures_are_drawn_from_plain_data_alike_each_time(finished):
-    plan, found, trials = finished
+    plan, _, trials = finished
     rows = json.loads(json.dumps(result.rows(trials)))
-    drawn = figures.draw_all(rows, plan.space.dimensions, found.importances)
+    drawn = figures.draw_all(rows, plan.space.dimensions, {"train.lr": 1.0})
     assert set(drawn) == {"history.svg", "slices.svg", "importances.svg"}
-    assert drawn == figures.draw_all(rows, plan.space.dimensions, found.importances)
+    assert drawn == figures.draw_all(rows, plan.space.dimensions, {"train.lr": 1.0})
     assert figures.draw_all([], plan.space.dimensions, {}) == {}
 
 

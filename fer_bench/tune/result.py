@@ -1,6 +1,5 @@
 """What a study found: the best setting against the default one on the same rows, and which parameters mattered."""
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-FEWEST = 5
-"""Complete trials below which importances are noise alone."""
+FEWEST = 10
+"""Complete trials below which importances are noise alone: half of them are the five that PED-ANOVA needs at the top."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,20 @@ def _compare(best: "FrozenTrial", default: "FrozenTrial") -> Comparison | None:
 
 
 def importances(study: "Study", complete: int) -> dict[str, float]:
-    """Share of each parameter in reaching the best tenth of the complete trials, or the best five (PED-ANOVA)."""
+    """Share of each parameter in reaching the best tenth of the complete trials, or the best five (PED-ANOVA).
+
+    Empty where the best ones cannot be told from the others, since nothing was important there.
+    """
     import optuna
 
     if complete < FEWEST:
         return {}
-    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
-        warnings.simplefilter("ignore")  # experimental, and parameters that never varied
-        top = min(0.5, max(0.1, 5 / complete))
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
-        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, 5 / complete))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # normalize is experimental; parameters that never varied
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+    total = sum(found.values())
+    return {name: share / total for name, share in found.items()} if total > 0 else {}
 
 
 def changes(space: Space, values: Values) -> dict[str, tuple[Any, Any]]:
