@@ -153,7 +153,7 @@ def test_a_file_fixes_changes_and_adds(tmp_path):
         ("space: {train.lr: {low: 1, high: 1e-3}}", "space.train.lr: low must lie below high"),
         ("space: {train.lr: {low: 0, high: 1, log: true}}", "log scale needs low above 0"),
         ("space: {train.lr: {low: 1e-3}}", "needs low and high, or choices"),
-        ("space: {train.batch_size: {low: 16.5, high: 64, integer: true}}", "integer needs whole numbers, found low 16.5"),
+        ("space: {train.batch_size: {low: 16.5, high: 64, integer: true}}", "needs whole numbers, found low 16.5"),
         ("{inherit: false, member: {image_size: 64}}", "space: nothing is left to search"),
         ("space: {train.lr: {choices: [1e-3, 1e-3]}}", "choices must differ"),
         ("space: {train.lr: {lo: 1e-3, high: 1}}", "space.train.lr: lo: unknown key; did you mean 'low'?"),
@@ -187,12 +187,23 @@ def test_another_space_is_another_study_and_known_settings_are_not(tmp_path):
     wider = dataclasses.replace(SMALL, dimensions={"train.lr": (Dimension(low=1e-5, high=1e-1, log=True),)})
     assert dataclasses.replace(plan, space=wider).name != plan.name
     assert dataclasses.replace(plan, space=dataclasses.replace(SMALL, known=({"train.lr": 0.01},))).name == plan.name
+
+
+def test_a_new_study_tells_of_the_nearest_other_one(tmp_path):
+    plan = plan_of(tmp_path, 1, question={"data": "a" * 64})
+    wider = dataclasses.replace(SMALL, dimensions={"train.lr": (Dimension(low=1e-5, high=1e-1, log=True),)})
     work(plan)
-    with opened(dataclasses.replace(plan, space=wider)) as this:
-        (line,) = tune.others(this)
-    assert plan.name in line
-    assert "1 trials" in line
-    assert "space.train.lr" in line
+    with opened(dataclasses.replace(plan, question={"data": "b" * 64}, space=wider)):
+        pass
+    with opened(dataclasses.replace(plan, question={"data": "b" * 64})) as this:
+        line = tune.nearest_other(this)
+    assert "(0 trials ended) differs in space.train.lr: " in line
+    assert line.endswith("; further ones: 1")
+    with opened(dataclasses.replace(plan, question={"data": "c" * 64}, title="toy-2")) as this:
+        assert tune.nearest_other(this) is None
+    with opened(dataclasses.replace(plan, question={"data": "b" * 64}, title="toy-2")) as this:
+        line = tune.nearest_other(this)
+    assert line.endswith(f'(0 trials ended) differs in data: "{"c" * 12}" -> "{"b" * 12}"')
 
 
 # ---- storages

@@ -225,3 +225,24 @@ def test_the_command_ends_in_a_suite_figures_and_their_data(tmp_path, monkeypatc
     suite = config.load_suite(folder / "suite.yaml")
     assert suite.members[0].tuned is not None
     assert suite.members[0].tuned.trials == 2
+
+
+def test_a_study_is_new_until_its_first_trial_began(tmp_path):
+    asked = request(tmp_path, trials=1)
+    plan, _, rows = tuning.prepare(asked)
+    said: list[str] = []
+
+    class Said:
+        say = staticmethod(said.append)
+
+    def broken(attempt):
+        raise tune.FailedError("out of memory", "")
+
+    with opened(plan) as this:
+        tuning._introduce(this, rows, asked, Said)
+        tune.work(plan, broken, time.time(), lambda: False)
+        tuning._introduce(this, rows, asked, Said)
+    assert said[0].endswith("tune.db: new")
+    assert "1 trial in all; pruning: median, chosen for 1 trial;" in said[2]
+    assert said[3].endswith("trials ended: 0, running: 0")
+    assert "pruning: median, as the study began;" in said[5]

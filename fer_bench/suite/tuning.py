@@ -22,7 +22,7 @@ from fer_bench.suite.members import pick_device
 from fer_bench.suite.plan import SEMANTICS, Options
 from fer_bench.suite.progress import Display, duration
 from fer_bench.suite.trials import HOLDOUT, SEED, Ground, Rows, make_objective, rows_of
-from fer_bench.tune.budget import state, tally
+from fer_bench.tune.budget import counted, state, tally
 from fer_bench.tune.display import showing
 from fer_bench.tune.families import DROP_RATES
 from fer_bench.tune.figures import draw_all
@@ -169,18 +169,18 @@ def _makes(ground: Ground, workers: int) -> list[Callable[[], tune.Objective]]:
 
 
 def _introduce(this: Any, rows: Rows, request: Request, display: Display) -> None:
-    plan, counts = this.plan, tally(this.trials())
-    there = "new" if not (counts.ended + counts.running) else f"trials ended: {counts.ended}, running: {counts.running}"
+    plan, trials = this.plan, this.trials()
+    counts, began = tally(trials), any("started" in trial.user_attrs for trial in trials)
+    there = f"trials ended: {counts.ended}, running: {counts.running}" if began else "new"
     display.say(f"study {plan.name} in {plan.place.shown}: {there}")
-    if there == "new":
-        for line in tune.others(this):
-            display.say(f"another space or other data is another study: {line}")
+    if not began and (other := tune.nearest_other(this)):
+        display.say(f"another space or other data is another study: {other}")
     display.say(f"{scored(rows, request)}; PublicTest and PrivateTest take no part")
-    budget = [f"{plan.budget.trials} trials"] if plan.budget.trials is not None else []
+    budget = [counted(plan.budget.trials)] if plan.budget.trials is not None else []
     budget += [f"{duration(plan.budget.seconds)} of work"] if plan.budget.seconds is not None else []
-    many = f"{plan.budget.trials} trials" if plan.budget.trials is not None else "an unknown number of trials"
+    many = counted(plan.budget.trials) if plan.budget.trials is not None else "an unknown number of trials"
     pruner = this.study.user_attrs["pruner"]
-    why = "as asked" if plan.pruner else f"chosen for {many}" if there == "new" else "as the study began"
+    why = "as asked" if plan.pruner else "as the study began" if began else f"chosen for {many}"
     display.say(f"{' or '.join(budget)} in all; pruning: {pruner}, {why}; TPE after the default and known settings")
 
 

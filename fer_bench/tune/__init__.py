@@ -11,7 +11,7 @@ from fer_bench.tune.families import default_space
 from fer_bench.tune.result import Result, changes, conclude
 from fer_bench.tune.space import Space, SpaceFile, lay_over, load_file, member_with
 from fer_bench.tune.storage import parse as parse_storage
-from fer_bench.tune.study import PRUNERS, Plan, opened, others
+from fer_bench.tune.study import PRUNERS, Plan, nearest_other, opened
 from fer_bench.tune.supervise import supervise
 from fer_bench.tune.worker import (
     Attempt,
@@ -46,8 +46,8 @@ __all__ = [
     "lay_over",
     "load_file",
     "member_with",
+    "nearest_other",
     "opened",
-    "others",
     "parse_seconds",
     "parse_storage",
     "supervise",

@@ -42,6 +42,11 @@ class Tally:
         return self.complete + self.pruned
 
 
+def counted(trials: int) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{trials} trial{'' if trials == 1 else 's'}"
+
+
 def parse_seconds(text: str) -> float:
     """``90m``, ``8h``, ``2d`` or plain seconds."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")

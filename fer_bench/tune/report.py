@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fer_bench.tune.budget import MOST_FAILURES, state
+from fer_bench.tune.budget import MOST_FAILURES, counted, state
 from fer_bench.tune.display import duration, percent
 from fer_bench.tune.result import Result
 from fer_bench.tune.space import Scalar, Space, values_of
@@ -50,7 +50,7 @@ def _share(weight: float) -> str:
 def lines(result: Result, verdict: "Verdict", failures: Sequence["FrozenTrial"]) -> list[str]:
     """Why it ended, what it cost, what the gain is worth, and what failed."""
     counts = result.counts
-    cost = f"{counts.ended} trials ended, {counts.pruned} of them pruned, in {duration(result.seconds)} of work"
+    cost = f"{counted(counts.ended)} ended, {counts.pruned} of them pruned, in {duration(result.seconds)} of work"
     said = [f"{WORDS[verdict]}: {cost}", *_worth(result)]
     for (reason, message), times in Counter(_cause(trial) for trial in failures).most_common(3):
         first = next(trial.number for trial in failures if _cause(trial) == (reason, message))

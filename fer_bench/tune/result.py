@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FEWEST = 10
-"""Complete trials below which importances are noise alone: half of them are the five that PED-ANOVA needs at the top."""
+"""Complete trials below which importances are noise alone: half of them are the five best that PED-ANOVA needs."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fer_bench.errors import UserError
 from fer_bench.files import canonical_json, sha256_bytes
 from fer_bench.records import differing_keys
 from fer_bench.tune import storage
-from fer_bench.tune.budget import Budget, tally
+from fer_bench.tune.budget import Budget, counted, tally
 from fer_bench.tune.space import Space, Values
 
 if TYPE_CHECKING:
@@ -116,20 +116,24 @@ def _set_up(plan: Plan, study: "Study") -> None:
             add(study, plan.space, values, origin)
 
 
-def others(this: Opened) -> list[str]:
-    """Say of each study of the same title in the storage how many trials it has and what it asked otherwise."""
+def nearest_other(this: Opened) -> str | None:
+    """Say in what the most similar study of the same title in the storage differs, and how many more there are."""
     import optuna
 
-    said = []
+    found = []
     for name in optuna.get_all_study_names(this.storage):
         if name == this.plan.name or not re.fullmatch(rf"{re.escape(this.plan.title)}-[0-9a-f]{{12}}", name):
             continue
-        other = optuna.load_study(study_name=name, storage=this.storage)
-        ended = tally(other.get_trials(deepcopy=False)).ended
-        changes = differing_keys(other.user_attrs.get("identity", {}), this.plan.identity)
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        said.append(f"{name} ({ended} trials ended) asked otherwise: {'; '.join(changes[:3])}{more}")
-    return said
+        study = optuna.load_study(study_name=name, storage=this.storage)
+        changes = differing_keys(study.user_attrs.get("identity", {}), this.plan.identity)
+        found.append((len(changes), name, tally(study.get_trials(deepcopy=False)).ended, changes))
+    if not found:
+        return None
+    _, name, ended, changes = min(found)
+    told = [re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", change) for change in changes[:3]]
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    further = f"; further ones: {len(found) - 1}" if len(found) > 1 else ""
+    return f"{name} ({counted(ended)} ended) differs in {'; '.join(told)}{more}{further}"
 
 
 def choose_pruner(trials: int | None) -> str:

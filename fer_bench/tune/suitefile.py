@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fer_bench.config import Member, Suite
+from fer_bench.tune.budget import counted
 from fer_bench.tune.display import duration, percent
 from fer_bench.tune.result import Comparison, Result, tuned_member
 from fer_bench.tune.space import Space
@@ -51,19 +52,19 @@ def suite_text(result: Result, space: Space, facts: Facts) -> str:
 
 def _head(result: Result, facts: Facts, title: str) -> list[str]:
     counts = result.counts
-    ended = f"{counts.ended} trials ended ({counts.complete} complete, {counts.pruned} pruned), {counts.failed} failed"
+    ended = f"{counted(counts.ended)} ended ({counts.complete} complete, {counts.pruned} pruned)"
     told = {
         "command": f"fer-bench run {facts.path.as_posix()}",
         "hardware": facts.hardware,
         "time": facts.time,
         "expected": f"not measured; {_expected(result)}",
         "study": f"{result.name}, digest {result.digest}",
-        "budget": f"{ended}, {duration(result.seconds)} of work; pruning: {result.pruner}",
+        "budget": f"{ended}, {counts.failed} failed, {duration(result.seconds)} of work; pruning: {result.pruner}",
         "scored": facts.scored,
     }
     question = (
         f"What does tuning {title} gain over its default setting, with seeds that no trial has seen? The best of "
-        f"{counts.ended} trials, and the setting that the search began with. Written by fer-bench tune."
+        f"{counted(counts.ended)}, and the setting that the search began with. Written by fer-bench tune."
     )
     lines = [*textwrap.wrap(question, 116), ""]
     for key, text in told.items():
