@@ -473,6 +473,18 @@ def test_a_point_is_tried_three_times_before_it_is_given_up(tmp_path):
     assert "retry_of" not in last.user_attrs
 
 
+def test_what_was_lost_or_stopped_goes_on_before_anything_new(tmp_path):
+    known = dataclasses.replace(SMALL, known=({"train.lr": 2e-4},))
+    plan = plan_of(tmp_path, 1, space=known)
+    die_in_a_trial(plan)
+    assert work(plan) == "done"
+    with opened(plan) as this:
+        trials = this.trials()
+    assert [budget.state(trial) for trial in trials] == ["lost", "complete"]
+    assert points(plan) == [MEMBER.train.lr] * 2
+    assert trials[1].user_attrs["origin"] == "default"
+
+
 def test_a_claim_that_died_half_way_is_no_zombie(tmp_path):
     plan = plan_of(tmp_path, 1)
     with opened(plan) as this, warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""New points: sampled beside the storage, never one that was there before."""
+"""New points: the default setting, what is known, then sampled ones, never one that was there before."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fer_bench.files import sha256_bytes
@@ -17,19 +17,32 @@ DRAWS = 200
 
 
 def propose(this: Opened, trials: Sequence["FrozenTrial"]) -> bool:
-    """Add a new point to the storage; False where the space has none left.
+    """Add the next new point to the storage; False where the space has none left.
+
+    The default setting and the known ones go before any sampled one. They are added as late as these, so that a point
+    which was stopped, or lost its worker, is gone on with first.
 
     The seed is a function of the study and of the number of its trials, and whatever was tried is refused, so no
     restart and no second worker proposes a point again. Sampling happens beside the storage.
     """
-    there = {key_of(trial.params) for trial in trials}
+    space, there = this.plan.space, {key_of(trial.params) for trial in trials}
+    for origin, given in (("default", {}), *(("known", given) for given in space.known)):
+        if _add_new(this, space.complete(given), origin, there):
+            return True
     for draw in range(DRAWS):
         seed = int(sha256_bytes(f"{this.plan.digest} {len(trials)} {draw}".encode())[:8], 16)
         values = _sample(this.plan, trials, seed, by_chance=draw > 0)
-        if key_of(this.plan.space.parameters(values)[0]) not in there:
-            add(this.study, this.plan.space, values, "sampled")
+        if _add_new(this, values, "sampled", there):
             return True
     return False
+
+
+def _add_new(this: Opened, values: Values, origin: str, there: Container[str]) -> bool:
+    """Add a point unless it is one of those that are there."""
+    if key_of(this.plan.space.parameters(values)[0]) in there:
+        return False
+    add(this.study, this.plan.space, values, origin)
+    return True
 
 
 def _sample(plan: Plan, trials: Sequence["FrozenTrial"], seed: int, *, by_chance: bool) -> Values:

@@ -1,4 +1,4 @@
-"""One study: its identity, how it is opened, the points that it starts from, and those that are tried again."""
+"""One study: its identity, how it is opened, how points get into it, and how they are tried again."""
 
 import contextlib
 import re
@@ -80,7 +80,7 @@ class Opened:
 
 @contextlib.contextmanager
 def opened(plan: Plan) -> Iterator[Opened]:
-    """Open a study, made first where there is none, with the points to start from.
+    """Open a study, made first where there is none.
 
     Raises:
         UserError: a storage that cannot be used.
@@ -109,11 +109,6 @@ def _set_up(plan: Plan, study: "Study") -> None:
         study.set_user_attr("identity", plan.identity)
     if plan.pruner or "pruner" not in study.user_attrs:
         study.set_user_attr("pruner", plan.pruner or choose_pruner(plan.budget.trials))
-    there = {key_of(trial.params) for trial in study.get_trials(deepcopy=False)}
-    for origin, given in (("default", {}), *(("known", given) for given in plan.space.known)):
-        values = plan.space.complete(given)
-        if key_of(plan.space.parameters(values)[0]) not in there:
-            add(study, plan.space, values, origin)
 
 
 def nearest_other(this: Opened) -> str | None:
