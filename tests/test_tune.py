@@ -401,7 +401,10 @@ def test_ten_failures_in_a_row_stop_and_a_restart_tries_again(tmp_path):
     assert found.best is None
     said = report.lines(found, "failures", trials)
     assert said[-1] == "failed 10 x, first in trial 0: out of memory: tried to allocate 9 GiB"
+    assert len(set(points(plan))) == 10
     assert work(plan) == "done"
+    assert points(plan)[10] == MEMBER.train.lr, "the result needs the default setting, so it is tried again"
+    assert len(set(points(plan))) == 12
 
 
 def test_divergence_is_a_result_and_an_odd_error_is_not(tmp_path, monkeypatch):

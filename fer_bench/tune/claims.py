@@ -39,7 +39,7 @@ def claim(this: Opened, since: float, held: contextlib.ExitStack) -> "tuple[Tria
         verdict = _verdict(this.plan.budget, trials, since)
         if verdict is not None:
             return verdict
-        if not tally(trials).waiting and not propose(this, trials):
+        if not tally(trials).waiting and not propose(this, trials, since):
             return "wait" if tally(trials).running else "exhausted"
         return _take(this, held), _deadline(this.plan.budget, trials)
 

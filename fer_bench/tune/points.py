@@ -5,6 +5,7 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fer_bench.files import sha256_bytes
+from fer_bench.tune.budget import state
 from fer_bench.tune.space import Dimension, Values
 from fer_bench.tune.study import Opened, Plan, add, key_of
 
@@ -16,18 +17,20 @@ DRAWS = 200
 """Random points after a sampled one that was there before; if none is new, the space has no more."""
 
 
-def propose(this: Opened, trials: Sequence["FrozenTrial"]) -> bool:
+def propose(this: Opened, trials: Sequence["FrozenTrial"], since: float) -> bool:
     """Add the next new point to the storage; False where the space has none left.
 
     The default setting and the known ones go before any sampled one. They are added as late as these, so that a point
-    which was stopped, or lost its worker, is gone on with first.
+    which was stopped, or lost its worker, is gone on with first. Those that failed before this call of the command
+    began, at ``since``, are tried again: the result needs them, and what was wrong may have been mended.
 
     The seed is a function of the study and of the number of its trials, and whatever was tried is refused, so no
     restart and no second worker proposes a point again. Sampling happens beside the storage.
     """
     space, there = this.plan.space, {key_of(trial.params) for trial in trials}
+    tried = {key_of(trial.params) for trial in trials if not _failed_before(trial, since)}
     for origin, given in (("default", {}), *(("known", given) for given in space.known)):
-        if _add_new(this, space.complete(given), origin, there):
+        if _add_new(this, space.complete(given), origin, tried):
             return True
     for draw in range(DRAWS):
         seed = int(sha256_bytes(f"{this.plan.digest} {len(trials)} {draw}".encode())[:8], 16)
@@ -35,6 +38,10 @@ def propose(this: Opened, trials: Sequence["FrozenTrial"]) -> bool:
         if _add_new(this, values, "sampled", there):
             return True
     return False
+
+
+def _failed_before(trial: "FrozenTrial", since: float) -> bool:
+    return state(trial) == "failed" and trial.user_attrs.get("started", since) < since
 
 
 def _add_new(this: Opened, values: Values, origin: str, there: Container[str]) -> bool:
