@@ -591,16 +591,21 @@ def test_masks_survive_as_text():
 
 
 def test_the_suite_holds_both_settings_in_full(tmp_path, finished):
-    plan, found, _ = finished
+    plan, found, found_trials = finished
     facts = suitefile.Facts(Path("suites/tuned/toy.yaml"), "toy", "fer2013", "a holdout", "an abacus", "an hour")
     text = suitefile.suite_text(found, plan.space, facts)
     (tmp_path / "toy.yaml").write_text(text)
     suite = config.load_suite(tmp_path / "toy.yaml")
+    other = next(trial for trial in found_trials if trial not in (found.best, found.default))
+    (tmp_path / "b.yaml").write_text(suitefile.suite_text(dataclasses.replace(found, best=other), plan.space, facts))
+    longer = config.load_suite(tmp_path / "b.yaml")
     assert (suite.suite, suite.seeds) == ("tuned-toy", (1, 2, 3))
     tuned, default = suite.members
     assert tuned.tuned == config.Tuned(study=plan.digest[:16], trials=8)
     assert tuned.train.lr == found.best.params["train.lr"]
     assert config.identity_of(default) == config.identity_of(MEMBER)
+    assert len({member.name for member in (*suite.members, *longer.members)}) == 3, "another setting, another name"
+    assert longer.members[1] == default
     assert plan.digest in text
     assert "8 trials" in text
     assert max(map(len, text.splitlines())) <= 120

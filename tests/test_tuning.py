@@ -167,9 +167,10 @@ def test_tuning_works_where_no_test_part_can_be_read(tmp_path, monkeypatch):
     assert tune.work(plan, make_objective(base), time.time(), lambda: False) == "done"
     with opened(plan) as this:
         result = tune.conclude(this)
-        path = tuning._write(plan, result, this.trials(), rows, request(tmp_path))
+        asked = request(tmp_path, suite_out=tmp_path / "My Suite.yaml")
+        path = tuning._write(plan, result, this.trials(), rows, asked)
     assert result.counts.complete == 2
-    assert config.load_suite(path).data == "toyfaces"
+    assert (config.load_suite(path).data, config.load_suite(path).suite) == ("toyfaces", "tuned-my-suite")
 
 
 def test_image_size_is_fixed_by_the_command(tmp_path):
@@ -190,6 +191,8 @@ def test_image_size_is_fixed_by_the_command(tmp_path):
         ({"pruner": "best"}, "--pruner: unknown 'best'"),
         ({"folds": 90}, "a split into 90 folds needs at least 90"),
         ({"space": Path("none.yaml")}, "no such file"),
+        ({"suite_out": Path(__file__).parent}, "cannot be written"),
+        ({"suite_out": Path(__file__) / "tuned.yaml"}, "cannot be written"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, changes, words):
@@ -221,8 +224,9 @@ def test_the_command_ends_in_a_suite_figures_and_their_data(tmp_path, monkeypatc
     assert "every trial of the budget has ended: 2 trials ended" in result.stdout
     (folder,) = (tmp_path / "runs" / "tune").glob("baseline-mlp-*")
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"history.svg", "slices.svg", "trials.json", "suite.yaml", "suite.trials.json"}
-    suite = config.load_suite(folder / "suite.yaml")
+    assert names >= {"history.svg", "slices.svg", "trials.json", "baseline-mlp.trials.json"}
+    suite = config.load_suite(folder / "baseline-mlp.yaml")
+    assert suite.suite == "tuned-baseline-mlp"
     assert suite.members[0].tuned is not None
     assert suite.members[0].tuned.trials == 2
 

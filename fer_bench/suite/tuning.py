@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -114,6 +115,8 @@ def prepare(request: Request) -> tuple[tune.Plan, Ground, Rows]:
     if request.pruner not in (None, *tune.PRUNERS):
         raise UserError(f"--pruner: unknown {request.pruner!r}; use auto, {', '.join(tune.PRUNERS)}")
     pick_device(request.options.device)
+    if request.suite_out is not None:
+        _refuse_unwritable(request.suite_out)
     space = space_of(request)
     rows = rows_of(request.data, request.options, request.folds)
     weights = find_weights(space.member)
@@ -138,6 +141,13 @@ def prepare(request: Request) -> tuple[tune.Plan, Ground, Rows]:
         pruner=request.pruner,
     )
     return plan, Ground(space.member, request.data, request.options, request.folds, rows.digest), rows
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Find out before a night of trials that the suite could not be written."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UserError(f"--suite-out {path}: cannot be written; name a file, in a folder where you may write")
 
 
 def run(request: Request, display: Display, should_stop: Callable[[], bool]) -> Ending:
@@ -217,22 +227,23 @@ def _write(plan: tune.Plan, result: tune.Result, trials: Sequence[Any], rows: Ro
     for name, svg in draw_all(table, plan.space.dimensions, result.importances).items():
         write_atomic(plan.folder / name, svg)
     write_atomic(plan.folder / "trials.json", data)
-    path = _suite_path(plan, result, request)
-    facts = Facts(path, path.stem, request.data, scored(rows, request), _hardware(result), _time(result, rows, request))
+    path = _suite_path(plan, request)
+    hardware, time_needed = _hardware(result), _time(result, rows, request)
+    facts = Facts(path, slug(path.stem) or plan.title, request.data, scored(rows, request), hardware, time_needed)
     write_atomic(path, suite_text(result, plan.space, facts).encode())
     write_atomic(path.with_name(f"{path.stem}.trials.json"), data)
     return path
 
 
-def _suite_path(plan: tune.Plan, result: tune.Result, request: Request) -> Path:
+def _suite_path(plan: tune.Plan, request: Request) -> Path:
     """Where the suite goes; another study's file is left alone unless it was named."""
     if request.suite_out is not None:
         return request.suite_out
     if request.data == "toyfaces":
-        return plan.folder / "suite.yaml"
+        return plan.folder / f"{plan.title}.yaml"
     path = HOME / f"{plan.title}.yaml"
-    if path.is_file() and result.digest not in path.read_text(encoding="utf-8", errors="replace"):
-        return path.with_name(f"{plan.title}-{result.digest[:6]}.yaml")
+    if path.is_file() and plan.digest not in path.read_text(encoding="utf-8", errors="replace"):
+        return path.with_name(f"{plan.title}-{plan.digest[:6]}.yaml")
     return path
 
 

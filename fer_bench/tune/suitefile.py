@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from fer_bench.config import Member, Suite
+from fer_bench.config import Member, Suite, identity_of
+from fer_bench.files import canonical_json, sha256_bytes
 from fer_bench.tune.budget import counted
 from fer_bench.tune.display import duration, percent
 from fer_bench.tune.result import Comparison, Result, tuned_member
@@ -35,17 +36,16 @@ class Facts:
 
 
 def suite_text(result: Result, space: Space, facts: Facts) -> str:
-    """The file's text. Members are named by the study, since a name on a board means one setting for ever."""
+    """The file's text."""
     assert result.best is not None
     title = result.name.rpartition("-")[0]
-    tag = result.digest[:6]
     tuned = {"study": result.digest[:16], "trials": result.counts.ended}
-    members = [_member(f"{title}-tuned-{tag}", tuned_member(space, result.best), tuned)]
+    members = [_member(f"{title}-tuned", tuned_member(space, result.best), tuned)]
     if not result.default_won:
-        members.append(_member(f"{title}-default-{tag}", space.member, None))
+        members.append(_member(f"{title}-default", space.member, None))
     suite = {"suite": f"tuned-{facts.name}", "data": facts.data, "seeds": list(SEEDS), "members": members}
     Suite.model_validate(suite)
-    body = yaml.safe_dump(suite, sort_keys=False, default_flow_style=None, width=110)
+    body = yaml.safe_dump(suite, sort_keys=False, default_flow_style=None, width=100)
     editor = ["# yaml-language-server: $schema=../schema.json", "#"] if facts.path.parent == HOME else []
     return "\n".join([*editor, *_head(result, facts, title), body])
 
@@ -89,9 +89,13 @@ def in_points(found: Comparison) -> str:
     return f"{difference} points [{low}, {high}], {p}"
 
 
-def _member(name: str, member: Member, tuned: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A member in full, so that no later default can change what was tuned."""
+def _member(kind: str, member: Member, tuned: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A member in full, so that no later default can change what was tuned.
+
+    It is named by its setting: a name on a board means one setting for ever, and a study that goes on finds another.
+    """
     raw = member.model_dump(mode="json", exclude={"name", "tuned"}, exclude_none=True)
+    name = f"{kind}-{sha256_bytes(canonical_json(identity_of(member)))[:6]}"
     return {"name": name, **({"tuned": dict(tuned)} if tuned else {}), **raw}
 
 
