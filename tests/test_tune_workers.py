@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -171,6 +172,38 @@ def test_four_workers_give_the_count_that_was_asked_for_though_one_is_killed(tmp
     assert verdict == "done"
     assert seen[-1] == 11
     check_whole(plan, total=10, killed=5)
+
+
+def flaky(attempt: tune.Attempt) -> tune.Outcome:
+    """Every worker dies in its second trial."""
+    if attempt.folder.with_name(str(os.getpid())).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    attempt.folder.with_name(str(os.getpid())).touch()
+    return tune.Outcome(float(attempt.values["train.lr"]))
+
+
+def make_flaky() -> tune.Objective:
+    return flaky
+
+
+def test_workers_that_die_now_and_then_are_replaced_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[tune.supervise.__module__], "MOST_FAILURES", 2)
+    plan = plan_of(tmp_path, str(tmp_path / "t.db"), 4)
+    with opened(plan) as this:
+        assert tune.supervise(this, [make_flaky], time.time(), lambda: False, lambda trials: None) == "done"
+        assert budget.tally(this.trials()) == budget.Tally(complete=4, lost=3)
+
+
+def test_workers_that_die_at_once_are_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[tune.supervise.__module__], "MOST_FAILURES", 2)
+    plan = plan_of(tmp_path, str(tmp_path / "t.db"), 4)
+    with opened(plan) as this:
+        assert tune.supervise(this, [die], time.time(), lambda: False, lambda trials: None) == "failures"
+        assert budget.tally(this.trials()) == budget.Tally()
+
+
+def die() -> tune.Objective:
+    os._exit(1)
 
 
 def test_workers_asked_to_stop_put_their_points_back(tmp_path):

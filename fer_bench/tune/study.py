@@ -83,7 +83,7 @@ def opened(plan: Plan) -> Iterator[Opened]:
     """Open a study, made first where there is none.
 
     Raises:
-        UserError: a storage that cannot be used.
+        UserError: a storage that cannot be used, or does not answer while the block works with it.
     """
     import optuna
 
@@ -100,6 +100,10 @@ def opened(plan: Plan) -> Iterator[Opened]:
             _set_up(plan, study)
         study.pruner = make_pruner(study.user_attrs["pruner"], plan.steps)
         yield Opened(plan, store, study)
+    except storage.outages() as error:
+        raise UserError(
+            f"--storage {plan.place.shown}: does not answer ({storage.reason(plan.place, error)})"
+        ) from None
     finally:
         storage.close(store)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_bench.errors import UserError
 from fer_bench.tune import storage
-from fer_bench.tune.budget import MOST_FAILURES
+from fer_bench.tune.budget import MOST_FAILURES, tally
 from fer_bench.tune.claims import Verdict, reap
 from fer_bench.tune.study import Opened, Plan
 from fer_bench.tune.worker import Objective, patiently, work
@@ -58,7 +58,7 @@ def supervise(
     """
     workers: list[Worker] = []
     verdicts: list[Verdict] = []
-    died, asked = 0, False
+    died, ended, asked = 0, 0, False
     try:
         with _threads(len(makes)):
             workers += [_start(this.plan, make, since) for make in makes]
@@ -73,8 +73,8 @@ def supervise(
                 verdict = _last_word(worker)
                 verdicts += [verdict] if verdict else []
                 if verdict is None:
-                    died += 1
-                    patiently(functools.partial(_reap, this))
+                    before, ended = ended, patiently(functools.partial(_clear_up, this))
+                    died = died + 1 if ended == before else 1
                     if not asked and died < MOST_FAILURES:
                         with _threads(len(makes)):
                             workers.append(_start(this.plan, worker.make, since))
@@ -89,9 +89,11 @@ def supervise(
     return max(verdicts, key=RANK.index, default="stopped")
 
 
-def _reap(this: Opened) -> None:
+def _clear_up(this: Opened) -> int:
+    """Let the trials of dead workers be tried again; returns how many trials have ended so far."""
     with storage.locked(this.plan.place, this.plan.name):
         reap(this)
+    return tally(this.trials()).ended
 
 
 def _start(plan: Plan, make: Make, since: float) -> Worker:

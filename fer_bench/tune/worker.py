@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
 from fer_bench.tune import storage
 from fer_bench.tune.claims import Verdict, beat, claim, put_back
@@ -76,6 +75,7 @@ class Outcome:
 
 
 Objective = Callable[[Attempt], Outcome]
+T = TypeVar("T")
 
 
 def work(plan: Plan, objective: Objective, since: float, should_stop: Callable[[], bool]) -> Verdict:
@@ -90,10 +90,9 @@ def work(plan: Plan, objective: Objective, since: float, should_stop: Callable[[
             try:
                 verdict = _turn(this, objective, since, should_stop)
                 misses = 0
-            except storage.outages() as error:
+            except storage.outages():
                 if misses == len(PATIENCE):
-                    reason = storage.reason(plan.place, error)
-                    raise UserError(f"--storage {plan.place.shown}: does not answer ({reason})") from None
+                    raise
                 time.sleep(PATIENCE[misses])
                 misses += 1
                 continue
@@ -205,7 +204,7 @@ def _beating(this: Opened, trial_id: int) -> Iterator[None]:
         thread.join()
 
 
-def patiently(action: Callable[[], None]) -> None:
+def patiently(action: Callable[[], T]) -> T:
     """Do something that needs the storage, again for a minute where it does not answer."""
     for seconds in PATIENCE:
         try:
