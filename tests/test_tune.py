@@ -641,8 +641,22 @@ def test_what_people_see(tmp_path):
         lines.show(this.trials())
         assert "4 of 4 ended, 1 of them pruned, 0 running" in display.standing(plan, this.trials(), time.time())
         assert display.table(plan, this.trials(), time.time()).renderables
-    assert any(line.startswith("trial 0 diverged too far") for line in said)
-    assert any(line.startswith("trial 1 has ") for line in said)
+    assert said[:2] == ["trial 0 begins: the default setting", "trial 0 diverged too far (0:00:00)"]
+    assert said[3].startswith("trial 1 begins: lr ")
+    assert said[4].startswith("trial 1 has ")
+    assert not any("left" in line for line in said)
+
+
+def test_the_time_left_follows_from_all_steps_done(tmp_path):
+    plan = plan_of(tmp_path, 5)
+    half_done = attempt_of("running", 90)
+    half_done.intermediate_values = {1: 0.1, 2: 0.2}
+    trials = [attempt_of("complete", 0, 10), attempt_of("complete", 100, 120), half_done]
+    assert display.seconds_left(plan, trials, now=130) == pytest.approx(50 / 2.5 * 2.5)
+    timed = dataclasses.replace(plan, budget=tune.Budget(5, 60))
+    assert display.seconds_left(timed, trials, now=130) == 10
+    assert display.seconds_left(plan, trials[2:], now=100) == pytest.approx(10 / 0.5 * 4.5)
+    assert display.seconds_left(plan, [attempt_of("running", 90)], now=100) is None
 
 
 def _diverge() -> tune.Outcome:

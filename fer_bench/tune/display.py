@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fer_bench.tune.budget import Budget, seconds_spent, state, tally
+from fer_bench.tune.budget import seconds_spent, state, tally
 from fer_bench.tune.result import changes
 from fer_bench.tune.space import values_of
 from fer_bench.tune.study import Plan
@@ -50,12 +50,14 @@ def best_of(trials: Trials) -> "FrozenTrial | None":
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def seconds_left(budget: Budget, trials: Trials, now: float) -> float | None:
+def seconds_left(plan: Plan, trials: Trials, now: float) -> float | None:
     """A guess from the pace so far, never beyond the time limit; None before there is a pace."""
-    spent, ended = seconds_spent(trials, now), tally(trials).ended
+    budget, spent = plan.budget, seconds_spent(trials, now)
+    running = (trial for trial in trials if trial.state.name == "RUNNING")
+    done = tally(trials).ended + sum(max(trial.intermediate_values, default=0) / plan.steps for trial in running)
     guesses = [budget.seconds - spent] if budget.seconds is not None else []
-    if budget.trials is not None and ended:
-        guesses.append(spent / ended * (budget.trials - ended))
+    if budget.trials is not None and done:
+        guesses.append(spent / done * (budget.trials - done))
     return max(0.0, min(guesses)) if guesses else None
 
 
@@ -67,8 +69,8 @@ def standing(plan: Plan, trials: Trials, now: float) -> str:
     said.append(f"{counts.ended}{limit} ended, {counts.pruned} of them pruned, {counts.running} running")
     said += [f"{counts.failed} failed"] if counts.failed else []
     said += [f"{counts.lost} lost"] if counts.lost else []
-    left = seconds_left(plan.budget, trials, now)
-    return ", ".join(said) + (f", about {duration(left)} left" if left is not None else "")
+    left = seconds_left(plan, trials, now)
+    return ", ".join(said) + (f", about {duration(left)} left" if left else "")
 
 
 def point(plan: Plan, trial: "FrozenTrial") -> str:
@@ -116,11 +118,14 @@ class Lines:
         """Compare with what was told before."""
         now = {trial.number: state(trial) for trial in trials}
         for trial in trials:
-            word = now[trial.number]
-            if word != "waiting" and (self.known or {}).get(trial.number) != word and not self._is_old(word):
-                self.say(f"trial {trial.number} {_event(self.plan, trial, word)}")
-                if word not in ("running", "stopped"):
-                    self.say(f"  {standing(self.plan, trials, time.time())}")
+            word, before = now[trial.number], (self.known or {}).get(trial.number, "waiting")
+            if word in (before, "waiting") or self._is_old(word):
+                continue
+            if before == "waiting" and word != "running":  # it began and ended since the last look
+                self.say(f"trial {trial.number} {_event(self.plan, trial, 'running')}")
+            self.say(f"trial {trial.number} {_event(self.plan, trial, word)}")
+            if word not in ("running", "stopped"):
+                self.say(f"  {standing(self.plan, trials, time.time())}")
         self.known = now
 
     def _is_old(self, word: str) -> bool:
