@@ -80,7 +80,7 @@ def _history(figure: Any, rows: Sequence[Row]) -> None:
     axes.set(xlabel="trial", ylabel="accuracy on the rows held out, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
 
 
 def _slices(figure: Any, rows: Sequence[Row], dimensions: Mapping[str, tuple[Dimension, ...]]) -> None:
@@ -111,9 +111,20 @@ def _slice(axes: Any, key: str, rows: Sequence[Row], dimensions: tuple[Dimension
         axes.set_xticks(range(len(choices)), [str(choice) for choice in choices])
         axes.set_xlim(-0.5, len(choices) - 0.5)
     elif any(dimension.log for dimension in dimensions):
-        axes.set_xscale("log")
+        _scale_by_logarithm(axes)
     axes.set_xlabel(key)
     axes.grid(color="#dddddd", linewidth=0.6)
+
+
+def _scale_by_logarithm(axes: Any) -> None:
+    """Ticks at powers of ten, and at twice and five times those where there are few; plain numbers, apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _importances(figure: Any, importances: Mapping[str, float]) -> None:
