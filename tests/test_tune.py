@@ -336,6 +336,25 @@ def test_no_times(text):
         tune.parse_seconds(text)
 
 
+@pytest.mark.parametrize(("steps", "first"), [(5, 2), (8, 2), (20, 5), (1, 1)])
+@pytest.mark.parametrize("name", ["median", "halving"])
+def test_the_first_quarter_prunes_nobody(name, steps, first):
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(name, steps))
+    for _ in range(9):
+        good = study.ask()
+        for step in range(1, steps + 1):
+            good.report(1.0, step)
+            assert not good.should_prune()
+        study.tell(good, 1.0)
+    bad = study.ask()
+    pruned = []
+    for step in range(1, steps + 1):
+        bad.report(0.0, step)
+        pruned.append(bad.should_prune())
+    assert not any(pruned[: first - 1])
+    assert steps == 1 or any(pruned[: 2 * first])
+
+
 @pytest.mark.parametrize(
     ("trials", "pruner"),
     [(1, "median"), (19, "median"), (20, "halving"), (59, "halving"), (60, "hyperband"), (None, "median")],

@@ -1,6 +1,7 @@
 """One study: its identity, how it is opened, how points get into it, and how they are tried again."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,10 +144,13 @@ def choose_pruner(trials: int | None) -> str:
 
 
 def make_pruner(name: str, steps: int) -> "BasePruner":
-    """A pruner by its name. The first quarter of the steps decides nothing: a schedule's start says little."""
+    """A pruner by its name. The first quarter of the steps decides nothing: a schedule's start says little.
+
+    A quarter is rounded up: of 5 epochs, the first had next to nothing to do with the last (benchmark/LOG.md).
+    """
     from optuna import pruners
 
-    first = max(1, round(steps / 4))
+    first = math.ceil(steps / 4)
     if name == "median":
         return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=first)
     if name == "halving":
