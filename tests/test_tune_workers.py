@@ -223,6 +223,21 @@ def test_workers_asked_to_stop_put_their_points_back(tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_a_worker_leaves_ctrl_c_to_its_parent_from_the_start(tmp_path):
+    """Without that, one that only just began ends in a traceback, in the face of who pressed it."""
+    plan, handler = plan_of(tmp_path, str(tmp_path / "t.db"), 1), signal.getsignal(signal.SIGINT)
+    with opened(plan) as this:
+        assert tune.supervise(this, [interrupted], time.time(), lambda: False, lambda trials: None) == "done"
+        assert budget.tally(this.trials()) == budget.Tally(complete=1)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def interrupted() -> tune.Objective:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        raise UserError("Ctrl-C would end this worker")
+    return lambda attempt: tune.Outcome(0.5)
+
+
 def patient(attempt: tune.Attempt, folder: Path) -> tune.Outcome:
     (folder / "mid-trial").touch()
     while not attempt.should_stop():

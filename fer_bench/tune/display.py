@@ -80,14 +80,16 @@ def point(plan: Plan, trial: "FrozenTrial") -> str:
 
 
 def table(plan: Plan, trials: Trials, now: float) -> Group:
-    """The live view: where the study stands, the running trials, the best ones so far."""
+    """The live view: where the study stands, the running trials, the best ones so far, the latest pruned ones."""
     rows = Table(box=None, pad_edge=False)
     for name, side in (("trial", "right"), ("state", "left"), ("step", "right"), ("value", "right"), ("time", "right")):
         rows.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]  # rich names its words
     rows.add_column("changes to the default setting", no_wrap=True, overflow="ellipsis", ratio=1)
     running = [trial for trial in trials if trial.state.name == "RUNNING"]
     complete = sorted((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: (-(t.value or 0.0), t.number))
-    for trial in [*running, *complete[: max(1, MOST_ROWS - len(running))]]:
+    pruned = [trial for trial in reversed(trials) if trial.state.name == "PRUNED"]
+    shown = [*running, *complete[: max(1, MOST_ROWS - len(running))]]
+    for trial in [*shown, *pruned[: max(0, MOST_ROWS - len(shown))]]:
         rows.add_row(*_cells(plan, trial, now))
     return Group(Text(standing(plan, trials, now)), rows)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fer_bench.tune.budget import MOST_FAILURES, counted, state
 from fer_bench.tune.display import duration, percent
-from fer_bench.tune.result import Result
+from fer_bench.tune.result import FEWEST, Result
 from fer_bench.tune.space import Scalar, Space, values_of
 from fer_bench.tune.suitefile import in_points
 
@@ -52,6 +52,8 @@ def lines(result: Result, verdict: "Verdict", failures: Sequence["FrozenTrial"])
     counts = result.counts
     cost = f"{counted(counts.ended)} ended, {counts.pruned} of them pruned, in {duration(result.seconds)} of work"
     said = [f"{WORDS[verdict]}: {cost}", *_worth(result)]
+    if counts.complete < FEWEST and result.best is not None:
+        said.append(f"importances are reckoned from {FEWEST} complete trials on; there are {counts.complete}")
     for (reason, message), times in Counter(_cause(trial) for trial in failures).most_common(3):
         first = next(trial.number for trial in failures if _cause(trial) == (reason, message))
         said.append(f"failed {times} x, first in trial {first}: {reason}{': ' if message else ''}{message}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fer_bench.errors import UserError
 from fer_bench.tune import storage
@@ -60,7 +60,7 @@ def supervise(
     verdicts: list[Verdict] = []
     died, ended, asked = 0, 0, False
     try:
-        with _threads(len(makes)):
+        with _inherited(len(makes)):
             workers += [_start(this.plan, make, since) for make in makes]
         while workers:
             time.sleep(POLL)
@@ -76,7 +76,7 @@ def supervise(
                     before, ended = ended, patiently(functools.partial(_clear_up, this))
                     died = died + 1 if ended == before else 1
                     if not asked and died < MOST_FAILURES:
-                        with _threads(len(makes)):
+                        with _inherited(len(makes)):
                             workers.append(_start(this.plan, worker.make, since))
             with contextlib.suppress(*storage.outages()):  # the workers wait for it, and say so
                 show(this.trials())
@@ -117,14 +117,9 @@ def _last_word(worker: Worker) -> Verdict | None:
 
 
 def _live(plan: Plan, make: Make, since: float, parent: int, pipe: Connection) -> None:
-    """A worker's whole life. It stops on a signal, and when its parent is gone."""
+    """A worker's whole life. It stops on SIGTERM, and when its parent is gone."""
     caught: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        caught.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+    signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
     try:
         pipe.send(("verdict", work(plan, make(), since, lambda: bool(caught) or os.getppid() != parent)))
     except UserError as error:
@@ -134,14 +129,17 @@ def _live(plan: Plan, make: Make, since: float, parent: int, pipe: Connection) -
 
 
 @contextlib.contextmanager
-def _threads(workers: int) -> Iterator[None]:
-    """Share the processor: what the block starts uses its part of the threads, unless the user has decided."""
-    before = dict(os.environ)
-    share = max(1, (os.cpu_count() or 1) // workers)
+def _inherited(workers: int) -> Iterator[None]:
+    """What the block starts uses its part of the processor, unless the user has decided, and ignores Ctrl-C.
+
+    A terminal sends Ctrl-C to every process; this one tells the others what to do, also those that only just begin.
+    """
+    before, handler = dict(os.environ), signal.signal(signal.SIGINT, signal.SIG_IGN)
     if workers > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+        signal.signal(signal.SIGINT, handler)
