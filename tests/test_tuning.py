@@ -127,6 +127,9 @@ def test_a_pruned_trial_ends_at_once_and_leaves_nothing(tmp_path):
         (DivergedError("no finite value"), tune.HopelessError, "no finite value"),
         (torch.OutOfMemoryError("CUDA out of memory\nmore"), tune.FailedError, "CUDA out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), tune.FailedError, "can't allocate"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), tune.FailedError, "ALLOC_FAILED"),
+        (MemoryError(), tune.FailedError, "MemoryError"),
+        (RuntimeError("mat1 and mat2 cannot be multiplied"), RuntimeError, "mat1"),
         (UserError("options do not fit"), tune.FailedError, "options do not fit"),
     ],
 )

@@ -7,7 +7,7 @@ view, so two trials differ by their settings alone, and are compared image by im
 import contextlib
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from fer_bench.train import (
     choose_precision,
     derive,
     fit,
+    is_full,
     keep_freed_memory,
 )
 
@@ -123,7 +124,7 @@ class Trial:
 
 
 @contextlib.contextmanager
-def _named_failures() -> Any:
+def _named_failures() -> Iterator[None]:
     """Say in the study's words how a trial ended."""
     try:
         yield
@@ -131,14 +132,12 @@ def _named_failures() -> Any:
         raise tune.StoppedError from None
     except DivergedError as error:
         raise tune.HopelessError(str(error)) from None
-    except torch.OutOfMemoryError as error:
-        raise tune.FailedError("out of memory", str(error).splitlines()[0]) from None
     except UserError as error:
         raise tune.FailedError("configuration", str(error)) from None
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise tune.FailedError("out of memory", str(error).splitlines()[0]) from None
-        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise tune.FailedError("out of memory", (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
 def _run(trial: Trial) -> tune.Outcome:
