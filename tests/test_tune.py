@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import math
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from fer_bench import config, tune
@@ -216,6 +218,9 @@ def test_a_new_study_tells_of_the_nearest_other_one(tmp_path):
         ("sqlite:///:memory:", "needs a file"),
         ("postgresql://a:secret@h", "names no database"),
         ("postgresql://a:secret@h:port/d", "not a valid"),
+        ("postgresql://a:12/secret@h/d", "not a valid"),
+        ("postgresql://a:12?secret@h/d", "not a valid"),
+        ("postgresql://a:12#secret@h/d", "not a valid"),
         ("study", "cannot tell what this is"),
     ],
 )
@@ -659,7 +664,13 @@ def test_what_people_see(tmp_path):
         work(plan, lambda attempt: easy(attempt) if attempt.number else _diverge())
         lines.show(this.trials())
         assert "4 of 4 ended, 1 of them pruned, 0 running" in display.standing(plan, this.trials(), time.time())
-        assert display.table(plan, this.trials(), time.time()).renderables
+        seen = Console(width=90, file=io.StringIO())
+        seen.print(display.table(plan, this.trials(), time.time()))
+    rows = [line.split() for line in seen.file.getvalue().splitlines()]
+    assert rows[1][:5] == ["trial", "state", "step", "value", "time"]
+    assert {row[1] for row in rows[2:5]} == {"complete"}
+    assert sorted((float(row[3]) for row in rows[2:5]), reverse=True) == [float(row[3]) for row in rows[2:5]]
+    assert rows[5][:4] == ["0", "pruned", "0/4", "-"]
     assert said[:2] == ["trial 0 begins: the default setting", "trial 0 diverged too far (0:00:00)"]
     assert said[3].startswith("trial 1 begins: lr ")
     assert said[4].startswith("trial 1 has ")

@@ -77,6 +77,8 @@ def _server(text: str) -> Place:
     try:
         parts = urlsplit(text)
         shown = f"postgresql://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            raise ValueError("a password with / ? or # has ended the host early")
     except ValueError:
         raise UserError("--storage: not a valid postgresql:// address; its special characters need %XX") from None
     if not parts.path.strip("/"):
