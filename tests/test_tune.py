@@ -588,6 +588,18 @@ def test_the_best_is_compared_with_the_default_row_by_row(finished):
     assert "train.lr" in {row[0] for row in report.settings(found, plan.space)}
 
 
+def test_a_setting_that_only_reaches_the_default_one_is_not_the_best():
+    trials = [create_trial(value=value, user_attrs={"origin": origin}) for value, origin in TIED]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    assert result.best_of(trials) is trials[3]
+    assert result.best_of(trials[:3]) is trials[1]
+    assert result.best_of([]) is None
+
+
+TIED = [(0.3, "known"), (0.5, "sampled"), (0.5, "sampled"), (0.5, "default"), (0.4, "sampled")]
+
+
 def scored(values: list[float]):
     """A study in memory whose trials have these values; ``a`` follows them and ``b`` does not."""
     study = optuna.create_study(direction="maximize")

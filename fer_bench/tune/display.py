@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fer_bench.tune.budget import seconds_spent, state, tally
-from fer_bench.tune.result import changes
+from fer_bench.tune.result import best_of, changes
 from fer_bench.tune.space import values_of
 from fer_bench.tune.study import Plan
 
@@ -42,12 +42,6 @@ def showing(plan: Plan, console: Console) -> Iterator[Callable[[Trials], None]]:
         return
     with Live(console=console, transient=True, auto_refresh=False) as live:
         yield lambda trials: live.update(table(plan, trials, time.time()), refresh=True)
-
-
-def best_of(trials: Trials) -> "FrozenTrial | None":
-    """The complete trial of the highest value."""
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def seconds_left(plan: Plan, trials: Trials, now: float) -> float | None:

@@ -51,11 +51,17 @@ class Result:
         return self.best is not None and self.default is not None and self.best.number == self.default.number
 
 
+def best_of(trials: Sequence["FrozenTrial"]) -> "FrozenTrial | None":
+    """The complete trial of the highest value: the default setting where another one only reaches it, then the first."""
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return max(complete, key=lambda t: (t.value, t.user_attrs.get("origin") == "default", -t.number), default=None)
+
+
 def conclude(this: Opened) -> Result:
     """Read what a study has found so far."""
     trials = this.trials()
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    best = best_of(trials)
     default = next((trial for trial in complete if trial.user_attrs.get("origin") == "default"), None)
     return Result(
         name=this.plan.name,
