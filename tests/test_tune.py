@@ -683,7 +683,7 @@ def test_what_people_see(tmp_path):
     assert {row[1] for row in rows[2:5]} == {"complete"}
     assert sorted((float(row[3]) for row in rows[2:5]), reverse=True) == [float(row[3]) for row in rows[2:5]]
     assert rows[5][:4] == ["0", "pruned", "0/4", "-"]
-    assert said[:2] == ["trial 0 begins: the default setting", "trial 0 diverged too far (0:00:00)"]
+    assert said[:2] == ["trial 0 begins: the default setting", "trial 0 diverged: too far (0:00:00)"]
     assert said[3].startswith("trial 1 begins: lr ")
     assert said[4].startswith("trial 1 has ")
     assert not any("left" in line for line in said)

@@ -138,7 +138,7 @@ def _event(plan: Plan, trial: "FrozenTrial", word: str) -> str:
     if word == "complete":
         return f"has {percent(trial.value)} after {took}"
     if word == "pruned":
-        return f"{notes.get('reason', 'pruned')} {notes.get('message', '')} ({took})"
+        return f"{'diverged: ' if notes['reason'] == 'diverged' else 'pruned '}{notes['message']} ({took})"
     if word == "failed":
         return f"failed ({notes.get('reason')}): {notes.get('message')}"
     return "lost its worker" if word == "lost" else "stopped; it goes on from here next time"

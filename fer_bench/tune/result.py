@@ -52,7 +52,7 @@ class Result:
 
 
 def best_of(trials: Sequence["FrozenTrial"]) -> "FrozenTrial | None":
-    """The complete trial of the highest value: the default setting where another one only reaches it, then the first."""
+    """The complete trial of the highest value: the default setting where others only reach it, else the first one."""
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     return max(complete, key=lambda t: (t.value, t.user_attrs.get("origin") == "default", -t.number), default=None)
 
