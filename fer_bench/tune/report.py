@@ -1,5 +1,6 @@
 """The end of a study in rows and words."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ WORDS = {
     "time": "the time is spent",
     "exhausted": "the space has no further points",
     "stopped": "stopped; the same command goes on from here",
-    "failures": f"given up: {MOST_FAILURES} trials in a row failed",
+    "failures": f"given up, since {MOST_FAILURES} trials in a row failed",
 }
 
 
@@ -54,10 +55,16 @@ def lines(result: Result, verdict: "Verdict", failures: Sequence["FrozenTrial"])
     said = [f"{WORDS[verdict]}: {cost}", *_worth(result)]
     if counts.complete < FEWEST and result.best is not None:
         said.append(f"importances are reckoned from {FEWEST} complete trials on; there are {counts.complete}")
-    for (reason, message), times in Counter(_cause(trial) for trial in failures).most_common(3):
-        first = next(trial.number for trial in failures if _cause(trial) == (reason, message))
-        said.append(f"failed {times} x, first in trial {first}: {reason}{': ' if message else ''}{message}")
-    return said
+    return said + _failures(failures)
+
+
+def _failures(failures: Sequence["FrozenTrial"]) -> list[str]:
+    """The three most frequent causes, each in the words of its first trial."""
+    alike: dict[str, list[FrozenTrial]] = {}
+    for trial in failures:
+        alike.setdefault(re.sub(r"[0-9a-f]{8,}|[0-9.]+", "#", _cause(trial)), []).append(trial)
+    frequent = sorted(alike.values(), key=len, reverse=True)[:3]
+    return [f"failed {len(found)} x, first in trial {found[0].number}: {_cause(found[0])}" for found in frequent]
 
 
 def _worth(result: Result) -> list[str]:
@@ -72,6 +79,8 @@ def _worth(result: Result) -> list[str]:
     return [f"{gain} ({result.comparison.rows:,} rows; {flattered})"]
 
 
-def _cause(trial: "FrozenTrial") -> tuple[str, str]:
+def _cause(trial: "FrozenTrial") -> str:
     notes = trial.user_attrs.get("notes", {})
-    return ("its worker died", "") if state(trial) == "lost" else (notes["reason"], notes.get("message", ""))
+    if state(trial) == "lost":
+        return "its worker died"
+    return f"{notes['reason']}: {notes['message']}" if notes.get("message") else notes["reason"]
