@@ -19,6 +19,7 @@ from fer_bench import config, leaderboard
 from fer_bench.config import Ensemble, Member, Suite, identity_of
 from fer_bench.leaderboard import ablations, alike, rows, wording
 from fer_bench.leaderboard.rows import Board, Row
+from fer_bench.records import save
 from fer_bench.suite.outcome import Outcome
 from fer_bench.suite.progress import Display
 from fer_bench.suite.votes import build_all, run_ensembles
@@ -85,6 +86,16 @@ def pairs_of(members):
 
 
 # ---- which rows are compared
+
+
+def test_what_a_study_chose_is_no_ablation(tmp_path):
+    add(tmp_path / "cpu", "base", train={"lr": 0.1})
+    other = add(tmp_path / "cpu", "other", train={"lr": 0.2})
+    change = "learning rate 0.1 → 0.2"
+    assert change in gains_of(tmp_path / "cpu")
+    chosen = other | {"tuned": {"study": "ab" * 8, "trials": 40}}
+    save(tmp_path / "cpu", chosen, arrays_at(tmp_path / "cpu", "other", 0))
+    assert change not in gains_of(tmp_path / "cpu")
 
 
 def test_values_of_one_setting_stand_against_the_most_connected_row():

@@ -83,8 +83,9 @@ def _neighbours(groups: Sequence[tuple[str, list[Row]]]) -> dict[str, dict[str, 
 
 
 def members(board: Board) -> list[Row]:
-    """Single models that can be compared in pairs, by name, each run once."""
-    rows = sorted((row for row in board.fair if row.record["kind"] == "member"), key=lambda row: row.name)
+    """Single models that can be compared in pairs, by name, each run once; what a study chose is no ablation."""
+    single = (row for row in board.fair if row.record["kind"] == "member" and not row.tuned)
+    rows = sorted(single, key=lambda row: row.name)
     once: dict[bytes, Row] = {}
     for row in rows:
         once.setdefault(canonical_json({**row.record["identity"], "seed": None}), row)
