@@ -198,13 +198,13 @@ def test_a_new_study_tells_of_the_nearest_other_one(tmp_path):
     with opened(dataclasses.replace(plan, question={"data": "b" * 64}, space=wider)):
         pass
     with opened(dataclasses.replace(plan, question={"data": "b" * 64})) as this:
-        line = tune.nearest_other(this)
+        line = tune.nearest_other(this) or ""
     assert "(0 trials ended) differs in space.train.lr: " in line
     assert line.endswith("; further ones: 1")
     with opened(dataclasses.replace(plan, question={"data": "c" * 64}, title="toy-2")) as this:
         assert tune.nearest_other(this) is None
     with opened(dataclasses.replace(plan, question={"data": "b" * 64}, title="toy-2")) as this:
-        line = tune.nearest_other(this)
+        line = tune.nearest_other(this) or ""
     assert line.endswith(f'(0 trials ended) differs in data: "{"c" * 12}" -> "{"b" * 12}"')
 
 
@@ -676,9 +676,9 @@ def test_what_people_see(tmp_path):
         work(plan, lambda attempt: easy(attempt) if attempt.number else _diverge())
         lines.show(this.trials())
         assert "4 of 4 ended, 1 of them pruned, 0 running" in display.standing(plan, this.trials(), time.time())
-        seen = Console(width=90, file=io.StringIO())
-        seen.print(display.table(plan, this.trials(), time.time()))
-    rows = [line.split() for line in seen.file.getvalue().splitlines()]
+        seen = io.StringIO()
+        Console(width=90, file=seen).print(display.table(plan, this.trials(), time.time()))
+    rows = [line.split() for line in seen.getvalue().splitlines()]
     assert rows[1][:5] == ["trial", "state", "step", "value", "time"]
     assert {row[1] for row in rows[2:5]} == {"complete"}
     assert sorted((float(row[3]) for row in rows[2:5]), reverse=True) == [float(row[3]) for row in rows[2:5]]

@@ -1,6 +1,8 @@
 import dataclasses
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,17 +240,15 @@ def test_a_study_is_new_until_its_first_trial_began(tmp_path):
     asked = request(tmp_path, trials=1)
     plan, _, rows = tuning.prepare(asked)
     said: list[str] = []
-
-    class Said:
-        say = staticmethod(said.append)
+    display: Any = SimpleNamespace(say=said.append)
 
     def broken(attempt):
         raise tune.FailedError("out of memory", "")
 
     with opened(plan) as this:
-        tuning._introduce(this, rows, asked, Said)
+        tuning._introduce(this, rows, asked, display)
         tune.work(plan, broken, time.time(), lambda: False)
-        tuning._introduce(this, rows, asked, Said)
+        tuning._introduce(this, rows, asked, display)
     assert said[0].endswith("tune.db: new")
     assert "1 trial in all; pruning: median, chosen for 1 trial;" in said[2]
     assert said[3].endswith("trials ended: 0, running: 0")
