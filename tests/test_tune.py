@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import json
@@ -304,6 +305,15 @@ def test_a_mark_lives_as_long_as_its_block(tmp_path):
     assert alive.is_alive(tmp_path, 3) is None
     next(iter([alive._file(tmp_path, 4)])).touch()
     assert alive.is_alive(tmp_path, 4) is False
+
+
+def test_where_files_cannot_be_locked_heartbeats_must_tell(tmp_path, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(alive.fcntl, "flock", refuse)
+    with alive.mark(tmp_path, 3):
+        assert alive.is_alive(tmp_path, 3) is None
 
 
 # ---- budgets

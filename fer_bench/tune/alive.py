@@ -27,7 +27,8 @@ def mark(folder: Path, number: int) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = _file(folder, number)
     with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: heartbeats tell
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
@@ -35,12 +36,12 @@ def mark(folder: Path, number: int) -> Iterator[None]:
 
 
 def is_alive(folder: Path, number: int) -> bool | None:
-    """Whether the worker of a trial lives; None where it is not one of this machine since its last start."""
+    """Whether the worker of a trial lives; None where that cannot be told, as of other machines and earlier starts."""
     try:
         with open(_file(folder, number), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
     except BlockingIOError:
         return True
+    except OSError:  # no such file, or no locks
+        return None
     return False
