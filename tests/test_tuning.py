@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +105,20 @@ def test_a_stopped_trial_goes_on_and_ends_as_if_it_had_never_stopped(tmp_path, f
     assert not first.steps.keys() & second.steps.keys()
 
 
+def test_a_killed_trial_goes_on_from_the_checkpoint_that_it_left(tmp_path):
+    """What SIGKILL leaves after the first epoch is a copy of the folder at that moment."""
+    whole, again = Told(tmp_path / "a"), Told(tmp_path / "b")
+
+    def report(step: int, value: float) -> None:
+        whole.report(step, value)
+        if step == 1:
+            shutil.copytree(tmp_path / "a", tmp_path / "b")
+
+    expected = run(dataclasses.replace(whole.attempt(), report=report))
+    assert run(again.attempt()).value == expected.value
+    assert again.steps == {2: whole.steps[2]}
+
+
 def test_folds_add_up_to_all_of_training(tmp_path):
     told = Told(tmp_path)
     outcome = run(told.attempt(), folds=2)
@@ -174,6 +189,13 @@ def test_tuning_works_where_no_test_part_can_be_read(tmp_path, monkeypatch):
         result = tune.conclude(this)
         asked = request(tmp_path, suite_out=tmp_path / "My Suite.yaml")
         path = tuning._write(plan, result, this.trials(), rows, asked)
+        head, body = path.read_text().split("suite: ")
+        path.write_text(f"{head}# expected: 42 %, measured since\nsuite: {body}")
+        tuning._write(plan, result, this.trials(), rows, asked)
+        assert "42 %" in path.read_text(), "the suite is the same, so what people wrote above it stays"
+        path.write_text(path.read_text().replace("seeds: [1, 2, 3]", "seeds: [4]"))
+        tuning._write(plan, result, this.trials(), rows, asked)
+        assert path.read_text() == f"{head}suite: {body}"
     assert result.counts.complete == 2
     assert (config.load_suite(path).data, config.load_suite(path).suite) == ("toyfaces", "tuned-my-suite")
 

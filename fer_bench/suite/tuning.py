@@ -28,7 +28,7 @@ from fer_bench.tune.display import showing
 from fer_bench.tune.families import DROP_RATES
 from fer_bench.tune.figures import draw_all
 from fer_bench.tune.result import rows as rows_of_trials
-from fer_bench.tune.suitefile import HOME, SEEDS, Facts, slug, suite_text
+from fer_bench.tune.suitefile import HOME, SEEDS, Facts, body_of, slug, suite_text
 
 STORAGE = Path("tune") / "tune.db"
 TRIALS = 30
@@ -230,7 +230,9 @@ def _write(plan: tune.Plan, result: tune.Result, trials: Sequence[Any], rows: Ro
     path = _suite_path(plan, request)
     hardware, time_needed = _hardware(result), _time(result, rows, request)
     facts = Facts(path, slug(path.stem) or plan.title, request.data, scored(rows, request), hardware, time_needed)
-    write_atomic(path, suite_text(result, plan.space, facts).encode())
+    text = suite_text(result, plan.space, facts)
+    if not path.is_file() or body_of(path.read_text(encoding="utf-8", errors="replace")) != body_of(text):
+        write_atomic(path, text.encode())
     write_atomic(path.with_name(f"{path.stem}.trials.json"), data)
     return path
 

@@ -50,6 +50,11 @@ def suite_text(result: Result, space: Space, facts: Facts) -> str:
     return "\n".join([*editor, *_head(result, facts, title), body])
 
 
+def body_of(text: str) -> str:
+    """The suite of a file without its head, where people write what they measured since."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")).strip()
+
+
 def _head(result: Result, facts: Facts, title: str) -> list[str]:
     counts = result.counts
     ended = f"{counted(counts.ended)} ended ({counts.complete} complete, {counts.pruned} pruned)"
