@@ -387,6 +387,28 @@ def test_the_check_finds_what_an_ensemble_misstates(board, name, change, problem
     assert [problem in line for line in problems(board)] == [True]
 
 
+@pytest.mark.parametrize(
+    ("release", "blur", "problem"),
+    [
+        (None, 0.1, "largest difference"),
+        ("0.24.2", 0.1, None),
+        ("0.24.2", 0.9, "(grown with scikit-learn 0.24.2, here is "),
+    ],
+)
+def test_trees_of_another_release_need_agree_on_average_only(board, release, blur, problem):
+    record = ensembles(board)["trees"]
+    arrays = records.arrays(board, record)
+    for part in ("PublicTest", "PrivateTest"):
+        arrays[f"{part}/none"] = records.as_stored((1 - blur) * arrays[f"{part}/none"].astype(float) + blur / 7)
+        record["figures"][part]["none"] = metrics.figures(arrays[f"{part}/labels"], arrays[f"{part}/none"])
+    if release:
+        record["environment"]["scikit-learn"] = release
+    records.save(board, record, arrays)
+    found = problems(board)
+    assert len(found) == (2 if problem else 0)
+    assert all(str(problem) in line for line in found)
+
+
 def test_the_check_fits_again_and_finds_a_score_that_is_not_out_of_fold(board):
     """An average of fold models over the rows that they were fitted on would look better than it is."""
     record = ensembles(board)["bag"]
