@@ -46,11 +46,15 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
             "train": {"epochs": 40, "optimizer": "sgd", "lr": 0.03, "weight_decay": 5e-4},
         },
     ),
+    "convnext": (
+        r"convnext|nextvit|focalnet|poolformer|caformer|convformer|mambaout",
+        {"train": {"layer_decay": 0.9}},
+    ),
     "transformer": (
-        r"vit|deit|swin|beit|eva\d|cait|xcit|maxxvit|coatnet|pvt|twins",
+        r"vit|deit|swin|beit|\beva|cait|xcit|coat|pvt|twins|hiera|former|volo|tnt|aimv|sequencer"
+        r"|\b(mixer|gmixer|resmlp|gmlp|nest|pit)_",
         {"image_size": 224, "train": {"lr": 3e-4, "layer_decay": 0.75}},
     ),
-    "convnext": (r"convnext|nextvit|focalnet|metaformer|poolformer|hiera", {"train": {"layer_decay": 0.9}}),
     "efficient": (
         r"efficientnet|mobilenet|mnasnet|fbnet|ghostnet|lcnet|tinynet|mixnet|spnasnet|shufflenet|squeezenet",
         {"train": {"lr": 1e-3}},
