@@ -7,7 +7,7 @@ from fer_bench import models
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_bytes
-from fer_bench.models import scratch
+from fer_bench.models import probing, scratch
 from fer_bench.models.scratch import SCRATCH
 from fer_bench.models.tensors import misfit, read
 
@@ -76,9 +76,42 @@ def test_networks_for_small_images_train_at_48_px_and_see_all_of_it(name):
 
 
 def test_a_network_that_cannot_grow_says_so():
-    with pytest.raises(UserError, match=r"train\.start_size: scratch:vgg made for 48 px fails on 32 px, the side of"):
+    with pytest.raises(UserError, match=r"train\.start_size: scratch:vgg made for 48 px fails on 32 px, to which"):
         models.check(member("scratch:vgg", options={"width": 0.25, "dense": 64}, train=Train(start_size=0.6)))
     models.check(member("resnet10t", image_size=64, train=Train(start_size=0.6)))
+
+
+class Picky(torch.nn.Module):
+    """Takes no side but those that it is given."""
+
+    def __init__(self, *sides):
+        super().__init__()
+        self.sides = sides
+
+    def forward(self, x):
+        if x.shape[-1] not in self.sides:
+            raise RuntimeError(f"no {x.shape[-1]} px")
+        return torch.zeros(len(x), 7)
+
+
+def picky(monkeypatch, *sides):
+    monkeypatch.setattr(probing, "build", lambda m, _: models.Network(Picky(*sides), m.image_size, 1, (0.0,), (1.0,)))
+
+
+def test_every_side_that_images_grow_to_is_tried(monkeypatch):
+    growing = member("scratch:vgg", train=Train(epochs=5, start_size=0.6))
+    assert growing.sides == (32, 40, 48)
+    picky(monkeypatch, 32, 40, 48)
+    models.check(growing)
+    picky(monkeypatch, 32, 48)
+    with pytest.raises(UserError, match=r"train\.start_size: scratch:vgg made for 48 px fails on 40 px, to which"):
+        models.check(growing)
+
+
+def test_a_side_in_whole_eights_is_found(monkeypatch):
+    picky(monkeypatch, 40, 48, 64, 96)
+    with pytest.raises(UserError, match="scratch:vgg cannot take 36 px; the next larger side that it takes is 40"):
+        models.check(member("scratch:vgg", image_size=36))
 
 
 def test_masks_add_the_share_of_each_channel():

@@ -130,6 +130,11 @@ class Member(Frozen):
         share = train.start_size + (1 - train.start_size) * epoch / growing
         return min(full, max(LEAST_SIDE, 8 * int(share * full / 8 + 1e-6)))
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides in pixels that images have while it is trained, in their order; the full one is last."""
+        return tuple(dict.fromkeys(self.side_at(epoch) for epoch in range(self.train.epochs)))
+
     @field_validator("options")
     @classmethod
     def _options_decide_no_weights(cls, options: dict[str, Any]) -> dict[str, Any]:

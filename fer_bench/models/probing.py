@@ -23,7 +23,7 @@ def check(member: Member) -> None:
     """
     try:
         probe(build(member, None), member.backbone)
-        _check_start(member)
+        _check_growth(member)
     except UnfitError as error:
         side = _next_side(member)
         if side is None:
@@ -32,23 +32,25 @@ def check(member: Member) -> None:
         raise UserError(f"{what}; the next larger side that it takes is {side}") from error
 
 
-def _check_start(member: Member) -> None:
-    """Probe the side that the images of the first epoch have, where it is another one."""
-    start = member.side_at(0)
-    if start == member.image_size:
+def _check_growth(member: Member) -> None:
+    """Probe the smaller sides that images have in earlier epochs: a network may take the first of them and no other."""
+    if member.sides == (member.image_size,):
         return
-    try:
-        probe(replace(build(member, None), side=start), member.backbone)
-    except UnfitError as error:
-        made = f"{member.backbone} made for {member.image_size} px"
-        raise UserError(f"train.start_size: {made} fails on {start} px, the side of the first epoch; use 1") from error
+    network = build(member, None)
+    for side in member.sides[:-1]:
+        try:
+            probe(replace(network, side=side), member.backbone)
+        except UnfitError as error:
+            made = f"{member.backbone} made for {member.image_size} px"
+            why = f"{made} fails on {side} px, to which images grow"
+            raise UserError(f"train.start_size: {why}; use 1") from error
 
 
 def _next_side(member: Member) -> int | None:
     """Find a larger side that a network takes while it fails at one less; None where the side is not to blame."""
     fails = member.image_size
-    nearest = 32 * (fails // 32 + 1)
-    works = next((side for side in (nearest, *SIDES) if side > fails and _takes(member, side)), None)
+    nearest = [multiple * (fails // multiple + 1) for multiple in (8, 32)]
+    works = next((side for side in (*nearest, *SIDES) if side > fails and _takes(member, side)), None)
     while works is not None and works - fails > 1:
         middle = (fails + works) // 2
         fails, works = (fails, middle) if _takes(member, middle) else (middle, works)

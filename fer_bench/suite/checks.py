@@ -39,7 +39,7 @@ def warnings(path: Path, suite: Suite, plan: Sequence[Run], device: torch.device
 
 
 def _architecture(member: Member) -> str:
-    return f"{member.backbone} {member.image_size} {sorted(member.options.items())}"
+    return f"{member.backbone} {member.image_size} {member.sides} {sorted(member.options.items())}"
 
 
 def _problem(member: Member) -> str | None:
