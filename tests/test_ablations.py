@@ -49,6 +49,12 @@ def gains_of(board):
     return {gain.contrast.change: gain for gain in ablations.measure(rows.read(board))}
 
 
+def identity(member, sha):
+    """What a run of seed 0 is; a teacher says what its name says."""
+    taught = {"teacher_sha256": member.train.distill.teacher} if member.train.distill else {}
+    return taught | {"kind": "member", "member": identity_of(member), "weights_sha256": sha, "seed": 0}
+
+
 def board_of(members):
     """A board with one row a member, all right on everything, without files."""
     right = np.ones(N, dtype=bool)
@@ -57,7 +63,7 @@ def board_of(members):
             "kind": "member",
             "name": member.name,
             "seed": 0,
-            "identity": {"kind": "member", "member": identity_of(member), "weights_sha256": sha, "seed": 0},
+            "identity": identity(member, sha),
             "views": ["none", "flip"],
             "headline": "flip",
             "passes": {"none": 1, "flip": 2},
@@ -150,6 +156,20 @@ def test_a_group_that_is_switched_on_is_one_setting():
     assert pairs_of([member("a", options={**two, "drop_rate": 0.3}), member("b", options=two)]) == {
         ("b", "a"): "option drop_rate 0.1 → 0.3"
     }
+
+
+def taught(name, teacher, **distill):
+    return member(name, train={"distill": {"teacher": teacher, **distill}})
+
+
+def test_distillation_is_one_setting_with_its_teacher_and_another_teacher_is_one():
+    switched = "distillation off → temperature 1, weight 0.5"
+    assert pairs_of([member("base"), taught("a", "bag-1")]) == {("base", "a"): switched}
+    assert pairs_of([taught("a", "bag-1"), taught("b", "bag-2")]) == {("a", "b"): "teacher bag-1 → bag-2"}
+    assert pairs_of([taught("a", "bag-1"), taught("b", "bag-1", weight=0.7)]) == {
+        ("a", "b"): "distillation: share of the teacher 0.5 → 0.7"
+    }
+    assert pairs_of([taught("a", "bag-1"), taught("b", "bag-2", weight=0.7)]) == {}
 
 
 def grid():

@@ -10,7 +10,10 @@ from fer_bench import records
 from fer_bench.files import canonical_json
 from fer_bench.leaderboard import wording
 from fer_bench.leaderboard.rows import Board, Row
-from fer_bench.records.identity import BRING_WEIGHTS
+from fer_bench.records.identity import BRING_WEIGHTS, BRINGS_TEACHER
+
+APART = {"seed", "member", "weights_sha256", "teacher_sha256"}
+"""Keys of an identity that ``records.settings`` has, and the seed; all others two rows must share."""
 
 CROWD = 12
 """More rows than this that differ in one setting alone are a field that Results ranks, not a study of the setting."""
@@ -102,11 +105,12 @@ class _Settings:
     @classmethod
     def of(cls, identity: dict[str, Any]) -> "_Settings":
         own = records.settings(identity)
-        fixed = {key: value for key, value in identity.items() if key not in ("seed", "member", "weights_sha256")}
+        fixed = {key: value for key, value in identity.items() if key not in APART}
         pairs = {key: _pairs(key, value) for key, value in own.items()}
         leaves = {name: frozenset([(name, value)]) for found in pairs.values() for name, value in found}
         for key in BRING_WEIGHTS & pairs.keys():
             leaves[key] = pairs[key] | pairs["weights_sha256"]
+        leaves[BRINGS_TEACHER] = pairs[BRINGS_TEACHER] | pairs["teacher_sha256"]
         whole = frozenset([("", canonical_json(fixed))]).union(*pairs.values())
         return cls(whole, pairs | leaves)
 

@@ -12,10 +12,15 @@ NAMES = {
     "train.ema": "weight averaging (EMA)",
     "train.clip_grad": "gradient clipping",
     "train.distill": "distillation",
+    "train.distill.weight": "distillation: share of the teacher",
+    "train.distill.temperature": "distillation: temperature",
     "train.sam": "sharpness-aware steps (SAM)",
+    "train.sam.radius": "SAM: radius",
+    "train.sam.every": "SAM: steps from one to the next",
     "train.repeats": "copies of an image in a batch",
     "train.start_size": "side of the first epoch, as a share",
     "weights_sha256": "initial weights",
+    "teacher_sha256": "teacher",
 }
 UNITS = {"image_size": " px", "augment.rotate": "°"}
 SECTIONS: dict[str, type[Frozen]] = {"": Member, "train": Train, "augment": Augment}
@@ -28,6 +33,8 @@ def change(key: str, before: Any, after: Any, origin_before: str | None = None, 
         return "ImageNet weights" if packaged else f"pretrained weights: {origin_after or 'of the library'}"
     if key == "weights_sha256":
         before, after = origin_before or str(before)[:8], origin_after or str(after)[:8]
+    if key == "teacher_sha256":
+        before, after = str(before)[:8], str(after)[:8]
     return f"{name(key)} {value(key, before)} → {value(key, after)}{UNITS.get(key, '')}"
 
 

@@ -11,6 +11,7 @@ from fer_bench.files import canonical_json, sha256_bytes
 
 SECTIONS = ("train", "augment")
 BRING_WEIGHTS = {"backbone", "pretrained"}
+BRINGS_TEACHER = "train.distill"
 
 
 def run_id(identity: dict[str, Any]) -> str:
@@ -71,19 +72,23 @@ def settings(identity: dict[str, Any]) -> dict[str, Any]:
     member = {key: value for key, value in identity["member"].items() if key != "views"}
     added = {f"train.{key}": value for key, value in ADDED.items()}
     opened = {f"{name}.{key}": value for name in SECTIONS for key, value in member.pop(name, {}).items()}
-    return {**member, **added, **opened, "weights_sha256": identity.get("weights_sha256")}
+    initial = {key: identity.get(key) for key in ("weights_sha256", "teacher_sha256")}
+    return {**member, **added, **opened, **initial}
 
 
 def changed_settings(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that two trained runs differ in: dotted name -> both values, None for one that is left out.
 
     Exactly one is an ablation. A group that is switched on counts as one setting, as ``mixup`` or all of ``options``
-    would; so does another network or a start from scratch, from which other initial weights follow.
+    would; so does another network or a start from scratch, from which other initial weights follow, and a teacher
+    where there was none.
     """
     a, b = settings(identity_a), settings(identity_b)
     found = {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
     if found.keys() & BRING_WEIGHTS:
         found.pop("weights_sha256", None)
+    if None in found.get(BRINGS_TEACHER, ()):
+        found.pop("teacher_sha256", None)
     return dict(single for key, values in found.items() for single in _singly(key, *values))
 
 
