@@ -81,7 +81,7 @@ def test_every_bad_member_has_a_line_before_any_training(call, suite, tmp_path):
         "members.4 (nowhere): weights: no file at none.pth",
         "members.5 (words): weights: words.pth is no weights file",
         "members.6 (other): weights: other.pth does not fit resnet10t: ",
-        "members.7 (growing): train.start_size: baseline:mlp made for 48 px fails on 32 px, to which images grow; use 1",
+        "members.7 (growing): train.start_size: baseline:mlp made for 48 px fails on 32 px, to which images",
     ]
     assert len(lines) == len(starts)
     for line, start in zip(lines, starts, strict=True):
