@@ -7,6 +7,7 @@ the records and computes across rows, ``tables``, ``literature`` and ``figures``
 ``changes`` what may, and ``pull`` sums it up.
 """
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def render(board: Path, target: Path | None = None) -> dict[str, bytes]:
 
 def _rendered(board: Path, target: Path) -> tuple[rows.Board, bytes, dict[str, dict[str, Any]]]:
     """The rows, the page and what each figure shows; whatever cannot be rendered is a UserError."""
+    collects = gc.isenabled()
+    gc.disable()  # records are many objects that all stay: to look for cycles among them takes a twentieth of the time
     try:
         content = rows.read(board)
         return content, page.text(content, _prefix(board, target)).encode(), figures.plans(content)
@@ -51,6 +54,9 @@ def _rendered(board: Path, target: Path) -> tuple[rows.Board, bytes, dict[str, d
         raise UserError(
             f"{board}: cannot be rendered ({what}); `fer-bench leaderboard --check` names the record that does not hold"
         ) from error
+    finally:
+        if collects:
+            gc.enable()
 
 
 def write(board: Path, target: Path | None = None) -> Path:
