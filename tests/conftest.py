@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from fer_bench import cli, toyfaces
 from fer_bench.data import Faces
@@ -14,6 +15,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_BENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Runs that are compared bit by bit must not choose their threads by how busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
         yield
 
 

@@ -74,11 +74,12 @@ def test_a_checkpoint_leaves_the_rest_of_the_steps(tmp_path):
 
 
 def test_the_board_knows_what_this_machine_has_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimate, "environment", lambda device: {"hardware": "this one", "device": "cpu"})
+    monkeypatch.setattr(estimate, "environment", lambda device: {"hardware": "this one", "device": "cpu", "threads": 2})
     record = {"kind": "member", "name": "m", "run_id": "a", "timing": {"train_seconds": 60.0, "predict_seconds": 6.0}}
     record |= {"identity": {"member": MEMBER.model_dump(mode="json", exclude={"name"})}}
-    for hardware, expected in (("this one", 66.0), ("another", 0.01 * WORK + 0.5 * 45)):
-        found = record | {"environment": {"hardware": hardware, "device": "cpu"}}
+    measured = 0.01 * WORK + 0.5 * 45
+    for hardware, threads, expected in (("this one", 2, 66.0), ("another", 2, measured), ("this one", 1, measured)):
+        found = record | {"environment": {"hardware": hardware, "device": "cpu", "threads": threads}}
         monkeypatch.setattr(records, "load_all", lambda board, found=found: [found])
         forecast = estimate.Forecast(setting(tmp_path), measure=measure)
         assert forecast.seconds(run()) == whole(expected)

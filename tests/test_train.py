@@ -10,7 +10,6 @@ from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
 from fer_bench.errors import UserError
 from fer_bench.models import BaselineMLP, build
-from fer_bench.train import precision
 from fer_bench.train.steps import Averaging
 
 CPU = torch.device("cpu")
@@ -349,24 +348,45 @@ def test_seeds_of_purposes_differ():
 def test_fp16_on_the_cpu_is_refused():
     this = job(precision="fp16")
     with pytest.raises(UserError, match="fp16 needs a CUDA device"):
-        train.choose_precision(this.network, this.member, CPU)
+        train.choose_engine(this.network, this.member, CPU)
 
 
-def test_precision_is_probed_once_and_remembered(monkeypatch, tmp_path):
-    monkeypatch.setenv("FER_BENCH_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    seconds = {"fp32": 3.0, "bf16": 1.0}
-    monkeypatch.setattr(precision, "_probe_seconds", lambda network, how: seconds[how])
-    this = job()
-    assert train.choose_precision(this.network, this.member, CPU) == "bf16"
-    seconds["bf16"] = 9.0
-    assert train.choose_precision(this.network, this.member, CPU) == "bf16"
-    (tmp_path / "precision.json").write_text("{")
-    assert train.choose_precision(this.network, this.member, CPU) == "fp32"
+def test_threads_are_set_for_the_run_alone_and_kept_over_a_stop(tmp_path):
+    path, before, seen, asked = tmp_path / "run.pt", torch.get_num_threads(), [], itertools.count()
+    with pytest.raises(train.StoppedError):
+        train.fit(job(), train.Engine(CPU, threads=1), checkpoint=path, should_stop=lambda: next(asked) > 3)
+    fitted = train.fit(
+        job(),
+        train.Engine(CPU, threads=3),
+        checkpoint=path,
+        report=lambda where: seen.append(torch.get_num_threads()),
+    )
+    assert fitted.threads == 1
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
 
 
-def test_the_probe_leaves_the_network_as_it_was():
-    this = job(backbone="resnet10t")
-    before = {key: value.clone() for key, value in this.network.module.state_dict().items()}
-    assert precision._probe_seconds(this.network, "fp32") > 0
-    assert all(torch.equal(value, before[key]) for key, value in this.network.module.state_dict().items())
+def test_a_compiled_network_learns_the_same(monkeypatch):
+    compiled = []
+
+    def traced(module):
+        compiled.append(module)
+        return real(module, backend="aot_eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    fitted = train.fit(job(), train.Engine(CPU, compiles=True))
+    assert len(compiled) == 1
+    assert list(fitted.module.state_dict()) == list(train.fit(job(), ENGINE).module.state_dict())
+    assert bits(fitted) == bits(train.fit(job(), ENGINE))
+
+
+def test_a_missing_compiler_is_told_in_one_line(monkeypatch):
+    def fail(function):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(
+        UserError, match=r"--compile: torch.compile does not work here \(InvalidCxxCompiler: No working"
+    ):
+        train.refuse_no_compiler(CPU)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fer_bench.config import Augment, Member, Train
 from fer_bench.models import Network, build, place
-from fer_bench.train import Engine, Job, Progress, autocast, choose_precision, fit, keep_freed_memory
+from fer_bench.train import Engine, Job, Progress, autocast, choose_engine, fit, keep_freed_memory
 from measure import Row, Setting, Work, calls_of, in_turns, repeated, seconds_of, synchronize
 
 RECIPE = Augment(flip=0.5, shift=0.08, rotate=15, scale=0.1, brightness=0.15, contrast=0.2, erase=0.2)
@@ -39,7 +39,7 @@ def made(this: Member, setting: Setting) -> tuple[Network, str]:
     """A network and its precision here."""
     torch.manual_seed(0)
     network = build(this, None)
-    return network, choose_precision(network, this, setting.device)
+    return network, choose_engine(network, this, setting.device).precision
 
 
 @dataclass

@@ -56,6 +56,9 @@ def run(
         str | None,
         typer.Option("--time-budget", help="take the runs that fit into 90, 9m or 1h30m; a later call goes on"),
     ] = None,
+    compiles: Annotated[
+        bool, typer.Option("--compile", help="train through torch.compile: minutes at first, fewer and larger kernels")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run, with time and memory")] = False,
     as_json: ResultsAsJson = False,
 ) -> None:
@@ -72,6 +75,7 @@ def run(
         *(data_dir, output_dir, runs_dir, tuple(dict.fromkeys(seed or ())), device, limit, force, skip_bad_rows),
         jobs=jobs,
         budget=budget,
+        compiles=compiles,
         members=tuple(dict.fromkeys(member or ())),
     )
     display = Display()

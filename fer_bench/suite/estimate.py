@@ -15,7 +15,7 @@ from fer_bench.errors import UserError
 from fer_bench.models import NOT_LOCAL, Network, build, place
 from fer_bench.suite.members import Setting, environment
 from fer_bench.suite.plan import Run, share_left
-from fer_bench.train import autocast, choose_precision, make_optimizer, refuse_precision
+from fer_bench.train import autocast, choose_engine, make_optimizer, refuse_precision, using_threads
 from fer_bench.views import passes
 
 PROBE_IMAGES = {"cpu": 8, "cuda": 128}
@@ -108,6 +108,7 @@ class Forecast:
     def __post_init__(self) -> None:
         """Learn from the runs that this machine has done for the board."""
         here = environment(self.setting.device) | {"jobs": self.jobs}
+        alike = ["hardware", "device", "jobs", *(["threads"] if here["device"] == "cpu" else [])]
         for record in records.load_all(self.setting.board):
             if record["kind"] not in records.TRAINED:
                 continue
@@ -116,7 +117,7 @@ class Forecast:
                 self.trained.add(records.training_id(record["identity"]))
             there = {"jobs": 1, **record["environment"]}
             is_whole = there.get("scored_hardware") in (None, here["hardware"])
-            if is_whole and all(there.get(key) == here[key] for key in ("hardware", "device", "jobs")):
+            if is_whole and all(there.get(key) == here[key] for key in alike):
                 member = Member(name=record["name"], **record["identity"]["member"])
                 of = (record["identity"].get("fold") or {}).get("of")
                 held = record["data"]["counts"]["Training"] // of if of else 0
@@ -219,12 +220,13 @@ def measure(member: Member, device: torch.device) -> Measured:
     """Run a few steps of a network from scratch, of as many images as fit."""
     refuse_precision(member, device)
     network = build(member, None)
-    precision = choose_precision(network, member, device)
+    engine = choose_engine(network, member, device)
     place(network.module, device).train()
     images = min(PROBE_IMAGES.get(device.type, 8), max(2, member.train.batch_size))
     while True:
         try:
-            return _measured(network, member, device, precision, images)
+            with using_threads(engine.threads):
+                return _measured(network, member, device, engine.precision, images)
         except torch.OutOfMemoryError:
             if images <= 2:
                 raise

@@ -30,10 +30,11 @@ from fer_bench.suite.scoring import Scored, chosen, lacking, score
 from fer_bench.train import (
     DivergedError,
     Engine,
+    Fitted,
     Job,
     Progress,
     StoppedError,
-    choose_precision,
+    choose_engine,
     derive,
     fit,
     is_full,
@@ -108,7 +109,7 @@ def _train_and_score(
 ) -> dict[str, Any]:
     torch.manual_seed(derive(run.draws, "init"))
     network = build(run.member, run.weights)
-    engine = Engine(setting.device, choose_precision(network, run.member, setting.device))
+    engine = replace(choose_engine(network, run.member, setting.device), compiles=setting.options.compiles)
     images, labels = fitting_rows(setting.faces, run.fold)
     taught = teacher.shares(setting.board, run.member, setting.facts, labels)
     job = Job(network, run.member, images, labels, run.draws, _validator(setting, network, engine), taught)
@@ -122,12 +123,18 @@ def _train_and_score(
     facts = {
         "model": _model(run, network),
         "history": fitted.history,
-        "environment": _environment(setting) | {"precision": fitted.precision, "micro_batch": fitted.micro_batch},
+        "environment": _environment(setting) | _chosen(engine, fitted),
         "timing": {"train_seconds": round(fitted.seconds, 1), "peak_memory_bytes": peak_memory(setting.device)},
     }
     record = _save_record(setting, run, scored, facts)
     _drop_checkpoint(setting, run)
     return record
+
+
+def _chosen(engine: Engine, fitted: Fitted) -> dict[str, Any]:
+    """What the machine decided for a run."""
+    found = {"precision": fitted.precision, "micro_batch": fitted.micro_batch, "threads": fitted.threads}
+    return found | ({"compiled": True} if engine.compiles else {})
 
 
 def _score_again(setting: Setting, run: Run, trained: dict[str, Any]) -> dict[str, Any]:

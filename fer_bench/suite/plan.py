@@ -37,6 +37,7 @@ class Options:
     skip_bad_rows: bool = False
     jobs: int = 1
     budget: Budget | None = None
+    compiles: bool = False
     members: tuple[str, ...] = ()
     """Names of the only members to train; all where there is none."""
 

@@ -18,7 +18,7 @@ from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces,
 from fer_bench.suite.progress import Display, duration
 from fer_bench.suite.schedule import Schedule
 from fer_bench.suite.work import Work
-from fer_bench.train import StoppedError, keep_freed_memory
+from fer_bench.train import StoppedError, keep_freed_memory, refuse_no_compiler
 
 
 def prepare(path: Path, options: Options, display: Display, *, fetch: bool = True) -> tuple[Suite, Setting, list[Run]]:
@@ -53,6 +53,8 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
     """
     keep_freed_memory()
     suite, setting, plan = prepare(path, options, display)
+    if options.compiles:
+        refuse_no_compiler(setting.device)
     for folder in ("checkpoints", "weights", "locks", "looks"):
         _refuse_unwritable(options.runs_dir / folder)
     _refuse_unwritable(setting.board / "results")

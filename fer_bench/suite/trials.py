@@ -26,12 +26,11 @@ from fer_bench.suite.members import environment, pick_device
 from fer_bench.suite.plan import Options
 from fer_bench.train import (
     DivergedError,
-    Engine,
     Fitted,
     Job,
     Progress,
     StoppedError,
-    choose_precision,
+    choose_engine,
     derive,
     fit,
     is_full,
@@ -149,7 +148,11 @@ def _run(trial: Trial) -> tune.Outcome:
             known = _known(trial.kept(fold, "npy"), int(mask.sum()))
             if known is None:
                 known, fitted = _fold(trial, fold, right)
-                notes = notes | {"micro_batch": fitted.micro_batch, "precision": fitted.precision}
+                notes = notes | {
+                    "micro_batch": fitted.micro_batch,
+                    "precision": fitted.precision,
+                    "threads": fitted.threads,
+                }
                 notes["seconds"] = round(notes.get("seconds", 0.0) + fitted.seconds, 1)
                 write_atomic(trial.kept(fold, "npy"), _as_bytes(known))
             right[mask] = known
@@ -190,7 +193,7 @@ def _fold(trial: Trial, fold: int, right: np.ndarray) -> tuple[np.ndarray, Fitte
     torch.manual_seed(derive(SEED, "init"))
     network = build(member, trial.weights)
     asked = member.model_copy(update={"options": trial.ground.member.options})  # one probe a side, not one a trial
-    engine = Engine(device, choose_precision(network, asked, device))
+    engine = choose_engine(network, asked, device)
     images, labels = trial.rows.images[mask], trial.rows.labels[mask]
     found: list[np.ndarray] = []
 

@@ -6,7 +6,8 @@ the same bits and a checkpoint holds no random state. Nothing in a step waits fo
 """
 
 from fer_bench.train.loop import fit
-from fer_bench.train.precision import autocast, choose_precision, keep_freed_memory, refuse_precision
+from fer_bench.train.machine import choose_engine
+from fer_bench.train.precision import autocast, keep_freed_memory, refuse_no_compiler, refuse_precision, using_threads
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
 from fer_bench.train.state import (
     DivergedError,
@@ -31,7 +32,7 @@ __all__ = [
     "State",
     "StoppedError",
     "autocast",
-    "choose_precision",
+    "choose_engine",
     "class_weights",
     "derive",
     "fit",
@@ -40,7 +41,9 @@ __all__ = [
     "load_checkpoint",
     "lr_factor",
     "make_optimizer",
+    "refuse_no_compiler",
     "refuse_precision",
     "restore",
     "save",
+    "using_threads",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fer_bench.augment import augment, mix
 from fer_bench.models import CLASSES, place, to_gray, to_input
+from fer_bench.train.precision import using_threads
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
 from fer_bench.train.state import (
     DivergedError,
@@ -58,14 +59,15 @@ def fit(
     targets = torch.from_numpy(_targets(job)).to(engine.device)
     weight = torch.from_numpy(class_weights(job.labels, job.member.train.class_weights)).to(engine.device)
     try:
-        while state.epoch < job.member.train.epochs:
-            _epoch(job, engine, state, (images, targets), weight, checkpoint, should_stop, report)
+        with using_threads(state.threads):
+            while state.epoch < job.member.train.epochs:
+                _epoch(job, engine, state, (images, targets), weight, checkpoint, should_stop, report)
     except StoppedError:
         if checkpoint is not None:
             save(state, checkpoint)
         raise
     module = state.ema.module if state.ema is not None else state.module
-    return Fitted(module, state.history, state.seconds, state.micro_batch, engine.precision)
+    return Fitted(module, state.history, state.seconds, state.micro_batch, engine.precision, state.threads)
 
 
 def _targets(job: Job) -> np.ndarray:
@@ -94,7 +96,9 @@ def _start(job: Job, engine: Engine) -> State:
         optimizer=make_optimizer(job.network, train),
         scaler=torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16"),
         ema=ModelEmaV3(module, decay=train.ema, use_warmup=True) if train.ema else None,
-        micro_batch=engine.micro_batch or job.batch,
+        forward=torch.compile(module) if engine.compiles else module,
+        micro_batch=min(engine.micro_batch or job.batch, job.batch),
+        threads=engine.threads or torch.get_num_threads(),
         loss_sum=zero.clone(),
         bad_steps=zero.clone(),
     )

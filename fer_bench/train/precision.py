@@ -1,17 +1,13 @@
-"""How numbers are kept: mixed precision by device and network, and the memory that a process frees."""
+"""What arithmetic is done in: mixed precision, threads, and the memory that a process frees."""
 
 import contextlib
 import ctypes
-import json
-import platform
-import time
+from collections.abc import Iterator
 
 import torch
 
 from fer_bench.config import Member
 from fer_bench.errors import UserError
-from fer_bench.files import cache_dir, write_atomic
-from fer_bench.models import Network
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -34,21 +30,10 @@ def keep_freed_memory() -> bool:
         return False
 
 
-def choose_precision(network: Network, member: Member, device: torch.device) -> str:
-    """Resolve ``precision: auto``: bf16 (else fp16) on CUDA; on the CPU the faster of fp32 and bf16 for the network.
-
-    A CPU without bf16 instructions takes fp32 unprobed. bf16 must win by a fifth, so that chance does not decide.
-    """
-    refuse_precision(member, device)
-    wanted = member.train.precision
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        with torch.cuda.device(device):  # older GPUs emulate bf16, slowly
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
-        return "fp32"
-    return _remembered(network, member)
+def half_on_cuda(device: torch.device) -> str:
+    """bf16, or fp16 on older GPUs, which emulate bf16 slowly."""
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def refuse_precision(member: Member, device: torch.device) -> None:
@@ -57,33 +42,23 @@ def refuse_precision(member: Member, device: torch.device) -> None:
         raise UserError(f"train.precision: fp16 needs a CUDA device, this run is on {device}; use auto, bf16 or fp32")
 
 
-def _remembered(network: Network, member: Member) -> str:
-    """The probe's answer, asked once a network and machine, so that a run never changes its mind half-way."""
-    path = cache_dir() / "precision.json"
+def refuse_no_compiler(device: torch.device) -> None:
+    """Raise a UserError where ``torch.compile`` cannot work on the device."""
     try:
-        known = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        known = {}
-    key = f"{platform.node()} {torch.__version__} {member.backbone} {network.side} {sorted(member.options.items())}"
-    if key not in known:
-        faster = _probe_seconds(network, "fp32") > 1.2 * _probe_seconds(network, "bf16")
-        known[key] = "bf16" if faster else "fp32"
-        with contextlib.suppress(OSError):
-            write_atomic(path, json.dumps(known, indent=1, sort_keys=True).encode())
-    return known[key]
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # a missing compiler fails in many ways
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        raise UserError(
+            f"--compile: torch.compile does not work here ({why}); install a C++ compiler, or leave --compile out"
+        ) from None
 
 
-def _probe_seconds(network: Network, precision: str) -> float:
-    """Best of three forward and backward passes of 16 blank images on the CPU, after one to warm up."""
-    x = torch.zeros(16, network.channels, network.side, network.side).contiguous(memory_format=torch.channels_last)
-    state = {name: value.clone() for name, value in network.module.state_dict().items()}
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        with autocast(torch.device("cpu"), precision):
-            loss = network.module(x).float().square().mean()
-        loss.backward()
-        seconds.append(time.perf_counter() - start)
-    network.module.zero_grad(set_to_none=True)
-    network.module.load_state_dict(state)
-    return min(seconds[1:])
+@contextlib.contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Let torch work with so many threads meanwhile, or with those that it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

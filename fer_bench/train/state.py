@@ -30,6 +30,10 @@ class Engine:
     device: torch.device
     precision: str = "fp32"
     micro_batch: int | None = None
+    threads: int | None = None
+    """Of the CPU; those that torch has where it is None."""
+    compiles: bool = False
+    """Whether ``torch.compile`` makes the network's passes."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: Any
+    forward: Callable[[Tensor], Tensor]
+    """The module, compiled or not."""
     micro_batch: int
+    threads: int
     loss_sum: Tensor
     bad_steps: Tensor
     epoch: int = 0
@@ -104,6 +111,7 @@ class Fitted:
     seconds: float
     micro_batch: int
     precision: str
+    threads: int
 
 
 def save(state: State, path: Path) -> None:
@@ -120,7 +128,7 @@ def save(state: State, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-_PLAIN = ("micro_batch", "loss_sum", "bad_steps", "epoch", "step", "seconds", "epoch_seconds", "history")
+_PLAIN = ("micro_batch", "threads", "loss_sum", "bad_steps", "epoch", "step", "seconds", "epoch_seconds", "history")
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -141,4 +149,4 @@ def restore(state: State, held: dict[str, Any]) -> None:
     state.optimizer.load_state_dict(held["optimizer"])
     state.scaler.load_state_dict(held["scaler"])
     for name in _PLAIN:
-        setattr(state, name, held[name])
+        setattr(state, name, held.get(name, getattr(state, name)))

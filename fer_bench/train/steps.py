@@ -83,7 +83,7 @@ def _backward(state: State, engine: Engine, x: Tensor, target: Tensor, weight: T
     total = torch.zeros((), device=x.device)
     for part, share in zip(x.split(state.micro_batch), target.split(state.micro_batch), strict=True):
         with autocast(engine.device, engine.precision):
-            logits = state.module(part)
+            logits = state.forward(part)
         loss = F.cross_entropy(logits.float(), share, weight=weight, label_smoothing=smoothing) * (len(part) / len(x))
         state.scaler.scale(loss).backward()
         total += loss.detach()
