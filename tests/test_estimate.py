@@ -104,6 +104,39 @@ def test_a_network_is_measured_on_its_device():
     assert found.image_bytes == 4 * (120 + 84 + 7)  # the layers' outputs in fp32
 
 
+def test_a_forward_pass_alone_holds_two_layers_at_a_time():
+    found = estimate.measure(MEMBER, torch.device("cpu"))
+    assert found.largest_bytes == 4 * 120
+    assert found.scored_bytes == 4 * 2 * 120  # a layer's output before and after its ReLU
+
+
+def test_memory_is_copies_of_the_weights_data_activations_and_scoring():
+    found = estimate.Measured(1000, 0.0, 0.0, image_bytes=300, largest_bytes=100, scored_bytes=10)
+    train = Train(batch_size=64, ema=0.9)
+    member = MEMBER.model_copy(update={"train": train})
+    data, scored = 48 * 48 * 1300 + 4 * 7 * 1000, 10 * 256
+    fixed = 5 * 4 * 1000 + data  # weights, gradients, two of Adam, average
+    training = (300 + 2 * 100) * 64
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    peak = estimate.peak_bytes
+    assert peak(member, found, COUNTS, gpu, only_scored=False) == fixed + training
+    assert peak(member, found, COUNTS, cpu, only_scored=False) == fixed + training + estimate.SCRATCH
+    assert peak(member, found, COUNTS, gpu, only_scored=True) == 4000 + 48 * 48 * 1300 + scored
+    few = member.model_copy(update={"train": Train(batch_size=8, optimizer="sgd")})
+    wide = estimate.Measured(1000, 0.0, 0.0, image_bytes=300, largest_bytes=100, scored_bytes=1000)
+    assert peak(few, wide, COUNTS, gpu, only_scored=False) == 3 * 4000 + data + 1000 * 256  # more than training needs
+    cut = estimate.Measured(1000, 0.0, 0.0, image_bytes=300, largest_bytes=100, micro_batch=16)
+    assert peak(member, cut, COUNTS, gpu, only_scored=False) == fixed + (300 + 2 * 100) * 16
+
+
+def test_a_dry_run_counts_what_the_process_holds_already(tmp_path, monkeypatch):
+    held = iter([10**9, 0])
+    monkeypatch.setattr(estimate, "occupied", lambda device: next(held))
+    monkeypatch.setattr(estimate, "measure", measure)
+    rows = [estimate.rows(setting(tmp_path), [run()])[0] for _ in range(2)]
+    assert rows[0]["bytes"] == rows[1]["bytes"] + 10**9
+
+
 def test_a_network_that_cannot_be_trained_here_takes_no_time_and_says_why(tmp_path):
     asked = []
 

@@ -13,7 +13,7 @@ from fer_bench import leaderboard, records, splits, toyfaces
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import changes, gitdiff
 from fer_bench.predict import probabilities
-from fer_bench.suite import apply, kept, members
+from fer_bench.suite import apply, estimate, kept, members
 from fer_bench.suite.plan import Options
 from fer_bench.suite.progress import Display
 from fer_bench.suite.stages import dry_run, run
@@ -277,7 +277,8 @@ def test_an_unfinished_run_goes_on_under_other_view_sets(place):
     assert place.states(MORE)["one"]["state"] == "resume"
 
 
-def test_scoring_asks_for_less_than_training(place):
+def test_scoring_asks_for_less_than_training(place, monkeypatch):
+    monkeypatch.setattr(estimate, "occupied", lambda device: 0)
     whole = place.states(MORE)["one"]
     assert whole["state"] == "new"
     place.finish()

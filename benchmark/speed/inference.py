@@ -17,18 +17,18 @@ def views(setting: Setting) -> list[Row]:
 
 
 def _views(backbone: str, side: int, setting: Setting) -> list[Row]:
-    network, precision = made(member(backbone, side, setting), setting)
+    network, engine = made(member(backbone, side, setting), setting)
     place(network.module, setting.device)
-    images = faces(16 if setting.is_quick else 512)[0]
+    images = faces(16 if setting.is_quick else 256)[0]
 
     def predict(view: str) -> None:
-        probabilities(network, images, view, device=setting.device, precision=precision)
+        probabilities(network, images, view, device=setting.device, precision=engine.precision)
 
-    times = calls_of(lambda: predict("none"), setting)
+    times = max(1, calls_of(lambda: predict("none"), setting) // 4)  # a set of ten views takes ten times as long
     cases = {name: repeated(lambda name=name: predict(name), times) for name in SETS}  # type: ignore[misc]
     plain = {f"{passes(name)} plain": repeated(lambda: predict("none"), times * passes(name)) for name in SETS}
     found = in_turns(plain | cases, setting)
-    facts = {"images": len(images) * times, "precision": precision}
+    facts = {"images": len(images) * times, "precision": engine.precision}
     return [
         Row(
             f"{backbone}, {side} px: {name}, {passes(name)} views",

@@ -29,6 +29,7 @@ class Setting:
     repeats: int = 5
     is_quick: bool = False
     data: Path | None = None
+    """FER2013; a quick run does without."""
     sides: tuple[int, ...] = (48, 96, 112, 224)
     backbones: tuple[str, ...] = ("resnet18", "tf_efficientnet_lite0")
 
@@ -40,27 +41,62 @@ class Setting:
         return 3.0 if self.device.type == "cpu" else 1.0
 
 
+class SkippedError(Exception):
+    """A part cannot be measured with what was given; says why."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One ratio: ``seconds`` of each side by repeat, ``top`` over ``bottom`` of them, and the aim."""
+    """One ratio: ``sides`` by repeat in ``unit``, ``top`` over ``bottom`` of them, and the aim."""
 
     name: str
-    seconds: dict[str, list[float]]
+    sides: dict[str, list[float]]
     top: str
     bottom: str
     aim: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    unit: str = "seconds"
 
     @property
     def ratios(self) -> list[float]:
         """The ratio of each repeat."""
-        return [a / b for a, b in zip(self.seconds[self.top], self.seconds[self.bottom], strict=True)]
+        return [a / b for a, b in zip(self.sides[self.top], self.sides[self.bottom], strict=True)]
 
     def as_json(self) -> dict[str, Any]:
         """The row as it is kept."""
-        kept = {side: [float(f"{s:.5g}") for s in times] for side, times in self.seconds.items()}
+        kept = {side: [float(f"{value:.5g}") for value in values] for side, values in self.sides.items()}
         ratio = {"of": f"{self.top} / {self.bottom}", **spread(self.ratios)}
-        return {"name": self.name, "ratio": ratio, "aim": self.aim, "facts": self.facts, "seconds": kept}
+        return {"name": self.name, "ratio": ratio, "aim": self.aim, "facts": self.facts, self.unit: kept}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure that is no ratio: its ``values`` by seed in ``unit``, and in words what it is ``of``.
+
+    A value is None where a seed did not come to it; ``why`` then says so in the figure's place.
+    """
+
+    name: str
+    values: dict[int, float | None]
+    unit: str
+    of: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    why: str | None = None
+    aim: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as it is kept."""
+        known = [value for value in self.values.values() if value is not None]
+        figure = {"of": self.of, "unit": self.unit, "why": None if len(known) == len(self.values) else self.why}
+        kept = {str(seed): value if value is None else float(f"{value:.5g}") for seed, value in self.values.items()}
+        spreads = {"mean": float(f"{statistics.fmean(known):.4g}"), **spread(known)} if known else {}
+        return {
+            "name": self.name,
+            "figure": figure | spreads,
+            "aim": self.aim,
+            "facts": self.facts,
+            "values": kept,
+        }
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -142,7 +178,7 @@ def load() -> list[float]:
     return [round(value, 2) for value in os.getloadavg()]
 
 
-def measured(part: Callable[[Setting], list[Row]], setting: Setting) -> dict[str, Any]:
+def measured(part: Callable[[Setting], Sequence[Row | Figure]], setting: Setting) -> dict[str, Any]:
     """Run one part; its rows with time, load and circumstances."""
     before = load()
     rows = [row.as_json() for row in part(setting)]

@@ -30,7 +30,7 @@ def parsing(setting: Setting) -> list[Row]:
         )
     facts = {
         "rows": sum(QUICK if setting.is_quick else ROWS),
-        "file": "fer2013.csv" if setting.data else "random pixels",
+        "file": "random pixels" if path.parent == folder else path.name,
     }
     return [
         Row("fer2013.csv, parsed, checked and stored", found, "notebook", "parsed", ">= 5", facts),
@@ -42,14 +42,15 @@ def notebook(path: Path) -> np.ndarray:
     """Read the pixels (N, 48, 48) as the notebooks do."""
     import pandas as pd
 
-    rows = pd.read_csv(path)["pixels"]
+    rows = pd.read_csv(path, skipinitialspace=True)["pixels"]
     return np.array([np.fromstring(row, dtype=np.uint8, sep=" ") for row in rows]).reshape(-1, 48, 48)
 
 
 def data_file(setting: Setting, folder: Path) -> Path:
-    """The real file, or one of random pixels with as many rows."""
-    if setting.data is not None and not setting.is_quick:
-        return data.loading.find(setting.data).paths[0]
+    """The real file where it is one CSV, or one of random pixels with as many rows."""
+    found = data.loading.find(setting.data) if setting.data is not None else None
+    if found is not None and found.form == "csv":
+        return found.paths[0]
     rng, path = np.random.default_rng(0), folder / "fer2013.csv"
     with open(path, "w") as file:
         file.write("emotion,pixels,Usage\n")

@@ -16,11 +16,14 @@ TITLES = {
     "epochs": "Our epoch's speed as a share of bare steps on one resident batch",
     "loops": "Usual loop (DataLoader, torchvision transforms, all cores) / our epoch",
     "settings": "What each setting of the engine gains over the one before",
+    "accuracy": "Validation accuracy with each of these settings",
     "jobs": "Images a second of N runs at once / one run",
     "views": "V views at test time / V plain passes",
     "parsing": "The notebook's way of reading / ours",
     "ensembles": "Twice the size / once the size (2 is linear)",
     "rendering": "Twice the records / once the records (2 is linear)",
+    "reach": "Training time to a fixed validation accuracy",
+    "forecasts": "What training takes / what `--dry-run` promises",
 }
 
 File = dict[str, Any]
@@ -57,14 +60,15 @@ def section(files: dict[str, File]) -> str:
         return "No figures are recorded; `make speed` measures this machine."
     head = ["| ratio | aim | " + " | ".join(files) + " |", "| --- | --- |" + " --: |" * len(files)]
     lines = [line for part, title in TITLES.items() for line in _part(part, title, files)]
-    return "\n".join([*head, *lines, "", *(_made_with(name, parts) for name, parts in files.items())])
+    notes = [note for name, parts in files.items() for note in (_made_with(name, parts), *_figures_of(parts))]
+    return "\n".join([*head, *lines, "", *notes])
 
 
 def _part(part: str, title: str, files: dict[str, File]) -> list[str]:
     rows: dict[str, str | None] = {}
     for parts in files.values():
         rows |= {row["name"]: row["aim"] for row in parts.get(part, {"rows": []})["rows"]}
-    lines = [f"| **{title}** | |" + " |" * len(files)] if rows else []
+    lines = [f"| **{title}** | |" + (" |" if rows else " not measured |") * len(files)]
     for name, aim in rows.items():
         cells = [_cell(name, parts.get(part, {"rows": []})["rows"]) for parts in files.values()]
         lines.append(f"| {name} | {aim or '–'} | " + " | ".join(cells) + " |")
@@ -75,9 +79,25 @@ def _cell(name: str, rows: list[dict[str, Any]]) -> str:
     row = next((row for row in rows if row["name"] == name), None)
     if row is None:
         return "not measured"
-    ratio = row["ratio"]
-    text = f"{_short(ratio['median'])} ({_short(ratio['low'])} – {_short(ratio['high'])})"
-    return text if meets(ratio["median"], row["aim"]) else f"**{text}**"
+    text = in_words(row)
+    return text if "figure" in row or meets(row["ratio"]["median"], row["aim"]) else f"**{text}**"
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """A row's ratio, its figure, or why it has none; of several values the middle and the range."""
+    if "ratio" in row:
+        return _spread(row["ratio"], "median", "")
+    figure = row["figure"]
+    if figure["why"]:
+        return str(figure["why"])
+    middle = "mean" if figure["unit"] == "%" else "median"
+    if len(row["values"]) == 1:
+        return f"{_short(figure[middle])} {figure['unit']}"
+    return _spread(figure, middle, f" {figure['unit']}")
+
+
+def _spread(values: dict[str, float], middle: str, unit: str) -> str:
+    return f"{_short(values[middle])}{unit} ({_short(values['low'])} – {_short(values['high'])})"
 
 
 def _short(value: float) -> str:
@@ -85,9 +105,12 @@ def _short(value: float) -> str:
 
 
 def meets(value: float, aim: str | None) -> bool:
-    """Whether a ratio meets its aim, such as ``>= 0.90``."""
+    """Whether a ratio meets its aim, such as ``>= 0.90`` or ``0.8 to 1.2``."""
     if not aim:
         return True
+    if " to " in aim:
+        low, high = map(float, aim.split(" to "))
+        return low <= value <= high
     sign, bound = aim.split()
     return {">=": value >= float(bound), ">": value > float(bound), "<=": value <= float(bound)}[sign]
 
@@ -102,6 +125,13 @@ def _made_with(name: str, parts: File) -> str:
         f"- {name}: {one['threads']} threads, {versions}, commit {(one['git_commit'] or 'unknown')[:7]}, "
         f"{one['measured'][:10]}; load average {min(loads)} to {max(loads)} meanwhile."
     )
+
+
+def _figures_of(parts: File) -> list[str]:
+    """What the figures that are no ratios are of, each text once."""
+    titles = {part: title for part, title in TITLES.items() if part in parts}
+    of = {(t, row["figure"]["of"]): None for p, t in titles.items() for row in parts[p]["rows"] if "figure" in row}
+    return [f"  - {title}: {text}." for title, text in of]
 
 
 def rendered(text: str, files: dict[str, File]) -> str:

@@ -69,8 +69,8 @@ def together(pipes: list[Connection], steps: int, setting: Setting) -> float:
 def _serve(pipe: Connection, backbone: str, side: int, setting: Setting) -> None:
     keep_freed_memory()
     this = member(backbone, side, setting)
-    network, precision = made(this, setting)
-    bare = Bare(network, this, setting.device, precision)
+    network, engine = made(this, setting)
+    bare = Bare(network, this, setting.device, engine.precision)
     for _ in range(2 if setting.is_quick else 5):
         bare()
     while (asked := pipe.recv()) is not None:

@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +35,11 @@ def faces(n: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (n, 48, 48), dtype=np.uint8), rng.integers(0, 7, n)
 
 
-def made(this: Member, setting: Setting) -> tuple[Network, str]:
+def made(this: Member, setting: Setting) -> tuple[Network, Engine]:
     """A network and its precision here."""
     torch.manual_seed(0)
     network = build(this, None)
-    return network, choose_engine(network, this, setting.device).precision
+    return network, choose_engine(network, this, setting.device)
 
 
 @dataclass
@@ -81,17 +81,17 @@ def epochs(setting: Setting) -> list[Row]:
 
 def _epoch(this: Member, setting: Setting) -> Row:
     keep_freed_memory()
-    network, precision = made(this, setting)
-    bare = Bare(made(this, setting)[0], this, setting.device, precision)
+    network, engine = made(this, setting)
+    bare = Bare(made(this, setting)[0], this, setting.device, engine.precision)
     steps = calls_of(bare, setting)
-    found = beside_our_epochs(network, this, setting, precision, steps, {"bare steps": repeated(bare, steps)})
+    found = beside_our_epochs(network, this, setting, engine, steps, {"bare steps": repeated(bare, steps)})
     aim = ">= 0.90" if setting.device.type == "cuda" or this.image_size == 48 else ">= 0.95"
-    facts = _facts(this, precision, steps)
+    facts = _facts(this, engine.precision, steps)
     return Row(f"{this.backbone}, {this.image_size} px", found, "bare steps", "our epoch", aim, facts)
 
 
 def beside_our_epochs(
-    network: Network, this: Member, setting: Setting, precision: str, steps: int, others: dict[str, Work]
+    network: Network, this: Member, setting: Setting, engine: Engine, steps: int, others: dict[str, Work]
 ) -> dict[str, list[float]]:
     """Seconds of whole epochs of ``train.fit``, in turns with other work, which runs where an epoch is reported.
 
@@ -112,7 +112,7 @@ def beside_our_epochs(
 
     train = this.train.model_copy(update={"epochs": setting.repeats + 1})
     job = Job(network, this.model_copy(update={"train": train}), images, labels, 0, lambda module: (0.0, 0.0))
-    fit(job, Engine(setting.device, precision), report=report)
+    fit(job, engine, report=report)
     return {name: seconds[1:] for name, seconds in found.items()}
 
 
@@ -126,23 +126,14 @@ def _facts(this: Member, precision: str, steps: int) -> dict[str, object]:
 class Usual(torch.utils.data.Dataset):
     """Faces as most scripts read them: one image at a time, through torchvision's transforms."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, network: Network) -> None:
+    def __init__(self, images: np.ndarray, labels: np.ndarray, network: Network, changes: Sequence[object]) -> None:
         from torchvision import transforms as t
 
         self.images, self.labels = images, labels
-        self.change = t.Compose(
-            [
-                t.ToPILImage(),
-                t.RandomHorizontalFlip(),
-                t.RandomAffine(15, translate=(0.08, 0.08), scale=(0.9, 1.1)),
-                t.ColorJitter(brightness=0.15, contrast=0.2),
-                t.Resize(network.side),
-                t.Grayscale(network.channels),
-                t.ToTensor(),
-                t.Normalize(network.mean, network.std),
-                t.RandomErasing(0.2),
-            ]
-        )
+        ends = [t.Resize(network.side), t.Grayscale(network.channels), t.ToTensor()]
+        before, after = ([c for c in changes if isinstance(c, t.RandomErasing) is late] for late in (False, True))
+        normal = t.Normalize(network.mean, network.std)
+        self.change = t.Compose([t.ToPILImage(), *before, *ends, normal, *after])
 
     def __len__(self) -> int:
         """Count the images."""
@@ -153,25 +144,38 @@ class Usual(torch.utils.data.Dataset):
         return self.change(self.images[row]), int(self.labels[row])
 
 
+def recipe() -> list[object]:
+    """The recipe of ``member`` in torchvision's transforms."""
+    from torchvision import transforms as t
+
+    return [
+        t.RandomHorizontalFlip(),
+        t.RandomAffine(15, translate=(0.08, 0.08), scale=(0.9, 1.1)),
+        t.ColorJitter(brightness=0.15, contrast=0.2),
+        t.RandomErasing(0.2),
+    ]
+
+
 @dataclass
 class UsualLoop:
     """An epoch over a DataLoader: same network, precision and optimizer, nothing that a careful script leaves out."""
 
     network: Network
     this: Member
-    setting: Setting
+    device: torch.device
     precision: str
-    steps: int
+    data: Usual
     workers: int
 
     def __post_init__(self) -> None:
-        """Put the network on the device and start the workers."""
-        device, batch = self.setting.device, self.this.train.batch_size
+        """Put the network on the device and make the loader."""
+        train, device = self.this.train, self.device
         self.module = self.network.module.to(device).train()
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-3)
+        kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
+        self.optimizer = kind(self.module.parameters(), lr=train.lr)
         self.loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
-            Usual(*faces(self.steps * batch), self.network),
-            batch_size=batch,
+            self.data,
+            batch_size=train.batch_size,
             shuffle=True,
             drop_last=True,
             num_workers=self.workers,
@@ -180,16 +184,26 @@ class UsualLoop:
             prefetch_factor=4 if self.workers else None,
         )
 
-    def __call__(self) -> None:
-        """Run one epoch."""
-        device = self.setting.device
+    def __call__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Run one epoch, or what of it comes before ``should_stop`` says so."""
+        smoothing = self.this.train.label_smoothing
         for x, y in self.loader:
-            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            if should_stop():
+                return
+            x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
             self.optimizer.zero_grad(set_to_none=True)
-            with autocast(device, self.precision):
-                loss = F.cross_entropy(self.module(x), y, label_smoothing=0.1)
+            with autocast(self.device, self.precision):
+                loss = F.cross_entropy(self.module(x), y, label_smoothing=smoothing)
             loss.backward()
             self.optimizer.step()
+
+
+def faster(make: Callable[[int], UsualLoop], device: torch.device) -> UsualLoop:
+    """The usual loop with as many workers as cores; on a CPU without any where its second epoch is faster so."""
+    cores = os.cpu_count() or 1
+    if device.type == "cuda":
+        return make(cores)
+    return min([make(0), make(cores)], key=lambda loop: [seconds_of(loop, device) for _ in range(2)][1])
 
 
 def loops(setting: Setting) -> list[Row]:
@@ -199,19 +213,18 @@ def loops(setting: Setting) -> list[Row]:
 
 def _loop(this: Member, setting: Setting) -> Row:
     keep_freed_memory()
-    network, precision = made(this, setting)
-    bare = Bare(made(this, setting)[0], this, setting.device, precision)
+    network, engine = made(this, setting)
+    bare = Bare(made(this, setting)[0], this, setting.device, engine.precision)
     steps = calls_of(bare, setting)
-    cores = os.cpu_count() or 1
     if setting.device.type == "cuda":
         steps = max(2, steps // 4)  # the other side takes many times as long
-        usual = UsualLoop(made(this, setting)[0], this, setting, precision, steps, cores)
-    else:
-        choices = [UsualLoop(made(this, setting)[0], this, setting, precision, steps, n) for n in (0, cores)]
-        usual = min(choices, key=lambda loop: [seconds_of(loop, setting.device) for _ in range(2)][1])
-    found = beside_our_epochs(network, this, setting, precision, steps, {"usual loop": usual})
+    data = Usual(*faces(steps * this.train.batch_size), network, recipe())
+    usual = faster(
+        lambda n: UsualLoop(made(this, setting)[0], this, setting.device, engine.precision, data, n), setting.device
+    )
+    found = beside_our_epochs(network, this, setting, engine, steps, {"usual loop": usual})
     aim = ">= 5" if setting.device.type == "cuda" and this.image_size <= 112 else "> 1"
-    facts = _facts(this, precision, steps) | {"workers": usual.workers}
+    facts = _facts(this, engine.precision, steps) | {"workers": usual.workers}
     return Row(f"{this.backbone}, {this.image_size} px", found, "usual loop", "our epoch", aim, facts)
 
 
@@ -224,42 +237,49 @@ def settings(setting: Setting) -> list[Row]:
     return [row for b in setting.backbones for side in sides for row in _settings(member(b, side, setting), setting)]
 
 
+@dataclass(frozen=True)
+class Case:
+    """One setting of the engine; each adds one thing to the one before."""
+
+    name: str
+    precision: str
+    is_channels_last: bool = False
+    compiles: bool = False
+
+    def bare(self, network: Network, this: Member, device: torch.device) -> Bare:
+        """Make the steps of a network with this setting."""
+        return Bare(network, this, device, self.precision, self.is_channels_last, self.compiles)
+
+
+def cases(device: torch.device) -> list[Case]:
+    """The settings of a device; a processor without instructions for bf16 would be ten times slower with it."""
+    half = "bf16" if _has_bf16(device) else "fp32"
+    found = [Case("fp32", "fp32"), Case("+ bf16", half), Case("+ channels-last", half, True)]
+    return [case for case in found if case.name != "+ bf16" or half == "bf16"] + [Case("+ compiled", half, True, True)]
+
+
 def _settings(this: Member, setting: Setting) -> Iterator[Row]:
     keep_freed_memory()
-    cases = {name: bare for name, bare in _cases(this, setting) if bare is not None}
-    steps = calls_of(next(iter(cases.values())), setting)
-    found = in_turns({name: repeated(bare, steps) for name, bare in cases.items()}, setting)
-    names = list(found)
-    for before, after in itertools.pairwise(names):
+    made_of = {case.name: case.bare(made(this, setting)[0], this, setting.device) for case in cases(setting.device)}
+    bares = {name: bare for name, bare in made_of.items() if is_working(bare)}
+    steps = calls_of(next(iter(bares.values())), setting)
+    found = in_turns({name: repeated(bare, steps) for name, bare in bares.items()}, setting)
+    for before, after in itertools.pairwise(found):
         yield Row(
             f"{this.backbone}, {this.image_size} px: {after}", found, before, after, None, _facts(this, "", steps)
         )
 
 
-def _cases(this: Member, setting: Setting) -> Iterator[tuple[str, Bare | None]]:
-    half = "bf16" if _has_bf16(setting.device) else "fp32"
-    for name, precision, is_channels_last, compiles in (
-        ("fp32", "fp32", False, False),
-        ("+ bf16", half, False, False),
-        ("+ channels-last", half, True, False),
-        ("+ compiled", half, True, True),
-    ):
-        if name == "+ bf16" and half == "fp32":
-            continue  # this processor has no instructions for it and would be ten times slower
-        bare = Bare(made(this, setting)[0], this, setting.device, precision, is_channels_last, compiles)
-        yield name, _working(bare)
-
-
-def _working(bare: Bare) -> Bare | None:
-    """Make the step once; None where there is no compiler for ``torch.compile``."""
+def is_working(bare: Bare) -> bool:
+    """Make the step once; says whether there is a compiler for ``torch.compile``, where it needs one."""
     try:
         bare()
     except Exception as error:  # a missing compiler fails in many ways
         if not bare.compiles:
             raise
         warnings.warn(f"not compiled: {type(error).__name__}: {str(error).splitlines()[0][:100]}", stacklevel=2)
-        return None
-    return bare
+        return False
+    return True
 
 
 def _has_bf16(device: torch.device) -> bool:

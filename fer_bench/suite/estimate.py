@@ -1,41 +1,29 @@
 """A guess of each run's time and memory: from runs of the same network here, else from a few steps of it."""
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
-from fer_bench import records
+from fer_bench import predict, records
 from fer_bench.config import Member
+from fer_bench.data.faces import SIDE
 from fer_bench.errors import UserError
-from fer_bench.models import NOT_LOCAL, Network, build, place
+from fer_bench.models import CLASSES, NOT_LOCAL
 from fer_bench.suite.members import Setting, environment
+from fer_bench.suite.memory import occupied
 from fer_bench.suite.plan import Run, share_left
-from fer_bench.train import autocast, choose_engine, make_optimizer, refuse_precision, using_threads
+from fer_bench.suite.probe import Measured, measure
 from fer_bench.views import passes
 
-PROBE_IMAGES = {"cpu": 8, "cuda": 128}
 FORWARD_SHARE = 0.35
 """A forward pass as a share of a training step, for the validation and the scoring."""
 START_SECONDS = 2.0
 """Building a network, reading and writing its weights."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a few steps of a network on a device told."""
-
-    parameters: int
-    image_seconds: float
-    """Forward and backward pass of one image."""
-    step_seconds: float
-    """What a step costs besides, whatever its batch: the optimizer and the averaged weights."""
-    image_bytes: int
-    """Activations that one image keeps for the backward pass."""
+SCRATCH = 40 * 2**20
+"""What the first steps on a CPU bring into memory whatever the network, such as the code of their operators."""
 
 
 def rows(setting: Setting, plan: Sequence[Run]) -> list[dict[str, Any]]:
@@ -43,11 +31,11 @@ def rows(setting: Setting, plan: Sequence[Run]) -> list[dict[str, Any]]:
 
     ``cannot_run`` says why a run would fail here.
     """
-    forecast = Forecast(setting)
-    return [_row(run, forecast) for run in plan]
+    forecast, held = Forecast(setting), occupied(setting.device)
+    return [_row(run, forecast, held) for run in plan]
 
 
-def _row(run: Run, forecast: "Forecast") -> dict[str, Any]:
+def _row(run: Run, forecast: "Forecast", held: int) -> dict[str, Any]:
     row = {"name": run.member.name, "seed": run.seed, "backbone": run.member.backbone, "state": run.state}
     row |= {"fold": run.fold.index} if run.fold else {}
     row |= {"kind": "fold" if run.fold else "member", "image_size": run.member.image_size}
@@ -60,18 +48,34 @@ def _row(run: Run, forecast: "Forecast") -> dict[str, Any]:
         measured = forecast.measured(run.member)
     except UserError as error:
         return row | {"cannot_run": str(error)}
+    device, counts = forecast.setting.device, forecast.setting.facts["counts"]
+    own = peak_bytes(run.member, measured, counts, device, only_scored=forecast.is_trained(run))
     return row | {
         "parameters": measured.parameters,
         "seconds": round(forecast.seconds(run), 3),
-        "bytes": _bytes(run.member, measured, only_scored=forecast.is_trained(run)),
+        "bytes": held + own,
     }
 
 
-def _bytes(member: Member, measured: Measured, *, only_scored: bool) -> int:
-    """Weights, gradients, optimizer and average beside a batch's activations; for scoring the weights alone."""
+def peak_bytes(
+    member: Member, measured: Measured, counts: Mapping[str, int], device: torch.device, *, only_scored: bool
+) -> int:
+    """The most that a run holds at once, apart from what the process held before it.
+
+    In a backward pass the gradients of the largest activation's two sides come on top of what all of them keep. What
+    one of training and scoring frees, the other can have.
+    """
+    images = sum(counts.values())
+    scoring = measured.scored_bytes * min(predict.BATCH, max(counts.values()))
+    if only_scored:
+        return 4 * measured.parameters + SIDE**2 * images + scoring + (SCRATCH if device.type == "cpu" else 0)
+    data = SIDE**2 * images + 4 * CLASSES * counts["Training"]
     train = member.train
-    copies = 1 if only_scored else 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0)
-    return 4 * measured.parameters * copies + int(1.3 * measured.image_bytes * train.batch_size * train.repeats)
+    whole = train.batch_size * train.repeats
+    batch = min(whole, measured.micro_batch or whole)
+    copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0) + (2 if train.sam else 0)
+    fixed = 4 * measured.parameters * copies + data + (SCRATCH if device.type == "cpu" else 0)
+    return fixed + max((measured.image_bytes + 2 * measured.largest_bytes) * batch, scoring)
 
 
 def _network(member: Member) -> str:
@@ -214,79 +218,3 @@ def _passes(member: Member) -> float:
 def _held(run: Run) -> int:
     """Rows of Training that a run scores and does not fit on."""
     return len(run.fold.held) if run.fold else 0
-
-
-def measure(member: Member, device: torch.device) -> Measured:
-    """Run a few steps of a network from scratch, of as many images as fit."""
-    refuse_precision(member, device)
-    network = build(member, None)
-    engine = choose_engine(network, member, device)
-    place(network.module, device).train()
-    images = min(PROBE_IMAGES.get(device.type, 8), max(2, member.train.batch_size))
-    while True:
-        try:
-            with using_threads(engine.threads):
-                return _measured(network, member, device, engine.precision, images)
-        except torch.OutOfMemoryError:
-            if images <= 2:
-                raise
-        images //= 2
-        torch.cuda.empty_cache()
-
-
-def _measured(network: Network, member: Member, device: torch.device, precision: str, images: int) -> Measured:
-    x = torch.zeros(images, network.channels, network.side, network.side, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    half, whole = (_kept(network.module, part, precision) for part in (x[: images // 2], x))
-    image_seconds = min(_seconds(device, lambda: _pass(network.module, x, precision)) for _ in range(2)) / images
-    optimizer = make_optimizer(network, member.train)
-    optimizer.step()  # makes its state
-    update = _update(network.module, optimizer, member)
-    step_seconds = min(_seconds(device, update) for _ in range(2))
-    kept = max(0, whole - half) // (images - images // 2)
-    return Measured(network.parameters, image_seconds, step_seconds, kept)
-
-
-def _update(module: nn.Module, optimizer: torch.optim.Optimizer, member: Member) -> Callable[[], None]:
-    from timm.utils import ModelEmaV3
-
-    ema = ModelEmaV3(module, decay=member.train.ema) if member.train.ema else None
-
-    def update() -> None:
-        optimizer.step()
-        if ema is not None:
-            ema.update(module)
-
-    return update
-
-
-def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def _pass(module: nn.Module, x: torch.Tensor, precision: str) -> None:
-    with autocast(x.device, precision):
-        loss = module(x).float().square().mean()
-    loss.backward()
-
-
-def _kept(module: nn.Module, x: torch.Tensor, precision: str) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        _pass(module, x, precision)
-    return sum(kept.values())

@@ -4,8 +4,6 @@ import functools
 import math
 import os
 import re
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from fer_bench.predict import probabilities
 from fer_bench.suite import kept, looks, teacher
 from fer_bench.suite.environment import processor, software
 from fer_bench.suite.folds import fitting_rows
+from fer_bench.suite.memory import peak_memory, reset_peak
 from fer_bench.suite.plan import Options, Run
 from fer_bench.suite.scoring import Scored, chosen, lacking, score
 from fer_bench.train import (
@@ -113,8 +112,7 @@ def _train_and_score(
     images, labels = fitting_rows(setting.faces, run.fold)
     taught = teacher.shares(setting.board, run.member, setting.facts, labels)
     job = Job(network, run.member, images, labels, run.draws, _validator(setting, network, engine), taught)
-    if setting.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(setting.device)
+    reset_peak(setting.device)
     checkpoint = records.checkpoint_path(setting.options.runs_dir, run.identity)
     fitted = fit(job, engine, checkpoint=checkpoint, should_stop=should_stop, report=report)
     network = replace(network, module=fitted.module)
@@ -267,14 +265,6 @@ def _save_weights(module: nn.Module, path: Path) -> None:
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     write_atomic(path, to_bytes(state))
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that the device's allocator held, or on the CPU the most that the process occupied."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _environment(setting: Setting) -> dict[str, str | int | bool | None]:

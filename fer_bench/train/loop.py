@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fer_bench.augment import augment, mix
 from fer_bench.models import CLASSES, place, to_gray, to_input
-from fer_bench.train.precision import using_threads
+from fer_bench.train.precision import release_freed_memory, using_threads
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
 from fer_bench.train.state import (
     DivergedError,
@@ -174,7 +174,9 @@ def _close_epoch(job: Job, engine: Engine, state: State) -> dict[str, float]:
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
     start = time.monotonic()
+    release_freed_memory()
     loss, accuracy = job.validate(state.ema.module if state.ema is not None else state.module)
+    release_freed_memory()
     if not math.isfinite(loss):
         raise DivergedError(f"the validation loss is {loss} after epoch {state.epoch + 1}")
     seconds = state.epoch_seconds

@@ -30,6 +30,12 @@ def keep_freed_memory() -> bool:
         return False
 
 
+def release_freed_memory() -> None:
+    """Hand back what ``keep_freed_memory`` kept: pieces that steps have cut do not hold the tensors of other work."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def half_on_cuda(device: torch.device) -> str:
     """bf16, or fp16 on older GPUs, which emulate bf16 slowly."""
     with torch.cuda.device(device):
