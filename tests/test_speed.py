@@ -242,3 +242,16 @@ def test_what_reach_compares_is_shipped():
 def test_reach_needs_the_data(monkeypatch):
     with pytest.raises(measure.SkippedError, match="give --data-dir"):
         reach.reach(measure.Setting(torch.device("cpu")))
+
+
+def test_section_names_the_best_number_of_runs_at_once():
+    shared = part("resnet18, 96 px: --jobs 2", aim=None)
+    for name, top in (
+        ("resnet18, 96 px: --jobs 4", (5.0, 5.0, 9.0)),
+        ("resnet18, 96 px: --jobs 8", (4.0, 4.0, 8.0)),
+        ("lite0, 96 px: --jobs 2", (0.9, 0.9, 1.8)),
+    ):
+        shared["rows"] += part(name, top, None)["rows"]
+    assert "  - The best `--jobs`: 4 for resnet18, 96 px; 1 for lite0, 96 px." in report.section(
+        {"a CPU": {"jobs": shared}}
+    )

@@ -60,7 +60,11 @@ def section(files: dict[str, File]) -> str:
         return "No figures are recorded; `make speed` measures this machine."
     head = ["| ratio | aim | " + " | ".join(files) + " |", "| --- | --- |" + " --: |" * len(files)]
     lines = [line for part, title in TITLES.items() for line in _part(part, title, files)]
-    notes = [note for name, parts in files.items() for note in (_made_with(name, parts), *_figures_of(parts))]
+    notes = [
+        note
+        for name, parts in files.items()
+        for note in (_made_with(name, parts), *_best_jobs(parts), *_figures_of(parts))
+    ]
     return "\n".join([*head, *lines, "", *notes])
 
 
@@ -125,6 +129,16 @@ def _made_with(name: str, parts: File) -> str:
         f"- {name}: {one['threads']} threads, {versions}, commit {(one['git_commit'] or 'unknown')[:7]}, "
         f"{one['measured'][:10]}; load average {min(loads)} to {max(loads)} meanwhile."
     )
+
+
+def _best_jobs(parts: File) -> list[str]:
+    """Which number of runs at once trains the most images a second, for each network."""
+    best: dict[str, tuple[float, str]] = {}
+    for row in parts.get("jobs", {"rows": []})["rows"]:
+        network, _, count = row["name"].partition(": --jobs ")
+        best[network] = max(best.get(network, (1.0, "1")), (row["ratio"]["median"], count))
+    found = "; ".join(f"{count} for {network}" for network, (_, count) in best.items())
+    return [f"  - The best `--jobs`: {found}."] if found else []
 
 
 def _figures_of(parts: File) -> list[str]:
