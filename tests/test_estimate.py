@@ -8,7 +8,7 @@ from fer_bench import records
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
 from fer_bench.records import checkpoint_path
-from fer_bench.suite import estimate
+from fer_bench.suite import estimate, probe
 from fer_bench.suite.plan import Options, Run
 
 COUNTS = {"Training": 1000, "PublicTest": 100, "PrivateTest": 200}
@@ -104,7 +104,8 @@ def test_a_network_is_measured_on_its_device():
     assert found.image_bytes == 4 * (120 + 84 + 7)  # the layers' outputs in fp32
 
 
-def test_a_forward_pass_alone_holds_two_layers_at_a_time():
+def test_a_forward_pass_alone_holds_two_layers_at_a_time(monkeypatch):
+    monkeypatch.setattr(probe, "grown", lambda device, work: bool(work()) and 0)  # as where no system tells
     found = estimate.measure(MEMBER, torch.device("cpu"))
     assert found.largest_bytes == 4 * 120
     assert found.scored_bytes == 4 * 2 * 120  # a layer's output before and after its ReLU
@@ -125,6 +126,8 @@ def test_memory_is_copies_of_the_weights_data_activations_and_scoring():
     few = member.model_copy(update={"train": Train(batch_size=8, optimizer="sgd")})
     wide = estimate.Measured(1000, 0.0, 0.0, image_bytes=300, largest_bytes=100, scored_bytes=1000)
     assert peak(few, wide, COUNTS, gpu, only_scored=False) == 3 * 4000 + data + 1000 * 256  # more than training needs
+    seen = estimate.Measured(1000, 0.0, 0.0, image_bytes=300, largest_bytes=100, pass_bytes=700)
+    assert peak(member, seen, COUNTS, gpu, only_scored=False) == fixed + 700 * 64
     cut = estimate.Measured(1000, 0.0, 0.0, image_bytes=300, largest_bytes=100, micro_batch=16)
     assert peak(member, cut, COUNTS, gpu, only_scored=False) == fixed + (300 + 2 * 100) * 16
 

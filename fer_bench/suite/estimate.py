@@ -62,8 +62,8 @@ def peak_bytes(
 ) -> int:
     """The most that a run holds at once, apart from what the process held before it.
 
-    In a backward pass the gradients of the largest activation's two sides come on top of what all of them keep. What
-    one of training and scoring frees, the other can have.
+    A backward pass takes what the probe saw, and no less than what all activations keep and the gradients on the two
+    sides of the largest. What one of training and scoring frees, the other can have.
     """
     images = sum(counts.values())
     scoring = measured.scored_bytes * min(predict.BATCH, max(counts.values()))
@@ -75,7 +75,8 @@ def peak_bytes(
     batch = min(whole, measured.micro_batch or whole)
     copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0) + (2 if train.sam else 0)
     fixed = 4 * measured.parameters * copies + data + (SCRATCH if device.type == "cpu" else 0)
-    return fixed + max((measured.image_bytes + 2 * measured.largest_bytes) * batch, scoring)
+    training = max(measured.image_bytes + 2 * measured.largest_bytes, measured.pass_bytes)
+    return fixed + max(training * batch, scoring)
 
 
 def _network(member: Member) -> str:

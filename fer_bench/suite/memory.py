@@ -3,9 +3,12 @@
 import contextlib
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from fer_bench.train import release_freed_memory
 
 OWN = Path("/proc/self")
 
@@ -27,6 +30,18 @@ def peak_memory(device: torch.device) -> int:
 def occupied(device: torch.device) -> int:
     """Bytes that the device's allocator, or on the CPU the process, holds now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else _own("VmRSS")
+
+
+def grown(device: torch.device, work: Callable[[], object]) -> int:
+    """Bytes that some work takes at most on top of what is held; 0 where the system does not tell.
+
+    What the process has freed and kept is handed back before, or the work would find it there unnoticed.
+    """
+    release_freed_memory()
+    reset_peak(device)
+    before = occupied(device)
+    work()
+    return max(0, peak_memory(device) - before)
 
 
 def _own(line: str) -> int:

@@ -17,6 +17,7 @@ from fer_bench.augment import augment
 from fer_bench.config import Member
 from fer_bench.data.faces import SIDE
 from fer_bench.models import Network, build, place, to_gray, to_input
+from fer_bench.suite.memory import grown
 from fer_bench.train import Engine, autocast, choose_engine, make_optimizer, refuse_precision, using_threads
 
 PROBE_IMAGES = {"cpu": 32, "cuda": 128}
@@ -39,6 +40,8 @@ class Measured:
     """Activations that one image keeps for the backward pass."""
     largest_bytes: int = 0
     """The largest of them."""
+    pass_bytes: int = 0
+    """What one image more takes at most while a batch goes forward and back, as the process or device showed."""
     scored_bytes: int = 0
     """What one image holds at most in a forward pass alone."""
     micro_batch: int | None = None
@@ -68,23 +71,43 @@ def _measured(network: Network, member: Member, engine: Engine, images: int) -> 
     x = torch.zeros(images, network.channels, network.side, network.side, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     kept, largest, scored = _bytes(network.module, x[:MEMORY_IMAGES], precision)
-    image_seconds, pass_seconds = _line(network.module, x, precision)
+    image_seconds, pass_seconds, taken = _line(network.module, x, precision)
+    scored = max(scored, _scoring(network.module, x, precision))
     passes = math.ceil(member.train.batch_size / (engine.micro_batch or member.train.batch_size))
     optimizer = make_optimizer(network, member.train)
     optimizer.step()  # makes its state
     update = _update(network.module, optimizer, member)
     step_seconds = pass_seconds * passes + min(_seconds(device, update) for _ in range(2))
     step_seconds += _augmenting(network, member, device)
-    return Measured(network.parameters, image_seconds, step_seconds, kept, largest, scored, engine.micro_batch)
+    return Measured(network.parameters, image_seconds, step_seconds, kept, largest, taken, scored, engine.micro_batch)
 
 
-def _line(module: nn.Module, x: Tensor, precision: str) -> tuple[float, float]:
-    """Seconds of forward and backward passes: for one image more, and for a batch whatever its size."""
+def _line(module: nn.Module, x: Tensor, precision: str) -> tuple[float, float, int]:
+    """Seconds of forward and backward passes: for one image more, for a batch whatever its size; bytes of an image."""
     few = x[: max(1, len(x) // 4)]
-    passes = [partial(_pass, module, part, precision) for part in (few, x)]
-    short, long = (min(_seconds(x.device, one) for _ in range(2)) for one in passes)
-    image = min((long - short) / (len(x) - len(few)), long / len(x))
-    return (image, long - image * len(x)) if image > 0 else (long / len(x), 0.0)
+    (short, less), (long, more) = (_twice(module, part, precision) for part in (few, x))
+    images = len(x) - len(few)
+    image = min((long - short) / images, long / len(x))
+    seconds = (image, long - image * len(x)) if image > 0 else (long / len(x), 0.0)
+    return *seconds, max(0, more - less) // images
+
+
+def _twice(module: nn.Module, x: Tensor, precision: str) -> tuple[float, int]:
+    """Seconds of the faster of two passes, and the bytes that both took at most."""
+    seconds: list[float] = []
+
+    def both() -> None:
+        seconds.extend(_seconds(x.device, partial(_pass, module, x, precision)) for _ in range(2))
+
+    taken = grown(x.device, both)
+    return min(seconds), taken
+
+
+def _scoring(module: nn.Module, x: Tensor, precision: str) -> int:
+    """Bytes that one image more takes at most in a forward pass alone."""
+    few = x[: max(1, len(x) // 4)]
+    less, more = (grown(x.device, partial(_held, module, part, precision)) for part in (few, x))
+    return max(0, more - less) // (len(x) - len(few))
 
 
 def _augmenting(network: Network, member: Member, device: torch.device) -> float:

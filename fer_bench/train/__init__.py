@@ -7,7 +7,14 @@ the same bits and a checkpoint holds no random state. Nothing in a step waits fo
 
 from fer_bench.train.loop import fit
 from fer_bench.train.machine import choose_engine
-from fer_bench.train.precision import autocast, keep_freed_memory, refuse_no_compiler, refuse_precision, using_threads
+from fer_bench.train.precision import (
+    autocast,
+    keep_freed_memory,
+    refuse_no_compiler,
+    refuse_precision,
+    release_freed_memory,
+    using_threads,
+)
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
 from fer_bench.train.state import (
     DivergedError,
@@ -43,6 +50,7 @@ __all__ = [
     "make_optimizer",
     "refuse_no_compiler",
     "refuse_precision",
+    "release_freed_memory",
     "restore",
     "save",
     "using_threads",
