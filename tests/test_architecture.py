@@ -11,9 +11,9 @@ import fer_bench
 PACKAGE = Path(fer_bench.__file__).parent
 # fmt: off
 ORDER = [
-    "errors", "files", "views", "config", "data", "toyfaces", "twins", "splits", "audit", "augment", "models",
-    "train", "predict", "records", "metrics", "ensemble", "diagnosis", "tune", "leaderboard", "submit", "compare",
-    "pack", "suite", "cli",
+    "errors", "allocation", "files", "views", "config", "data", "toyfaces", "twins", "splits", "audit", "augment",
+    "models", "train", "predict", "records", "metrics", "ensemble", "diagnosis", "tune", "leaderboard", "submit",
+    "compare", "pack", "suite", "cli",
 ]
 # fmt: on
 NEEDS_TORCH = {"augment", "models", "train", "predict", "suite", "cli"}

@@ -2,6 +2,7 @@ import csv
 import functools
 import hashlib
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from fer_bench import data, toyfaces
-from fer_bench.data import cache, folders, loading, table
+from fer_bench.data import cache, folders, loading, sums, table
 from fer_bench.errors import UserError
+from fer_bench.files import sha256_file
 
 TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "fer2013_files.py"
 GRAY = " ".join(["7"] * 2304)
@@ -291,12 +293,13 @@ def test_empty_emotion_folders_are_explained(tmp_path):
 
 @pytest.fixture
 def cached(toy, tmp_path):
-    """(load, the cache entry, the source): everything in one temporary folder."""
+    """(load, the two files of the cache entry): everything in one temporary folder."""
     source = written(toy, tmp_path / "source", "fer2013") / "fer2013.csv"
     load = functools.partial(data.load, source, cache=tmp_path / "faces")
     load()
-    (entry,) = (tmp_path / "faces").iterdir()
-    return load, entry
+    images, rest = sorted((tmp_path / "faces").iterdir())
+    assert (images.suffix, rest.suffix) == (".npy", ".npz")
+    return load, (images, rest)
 
 
 def test_a_second_load_does_not_parse(cached, toy, monkeypatch):
@@ -307,8 +310,9 @@ def test_a_second_load_does_not_parse(cached, toy, monkeypatch):
     assert (again.digest, again.source, again.notes) == (toy.digest, "fer2013.csv", ())
 
 
-def test_damage_anywhere_is_noticed_and_the_entry_rebuilt(cached, toy):
-    load, entry = cached
+@pytest.mark.parametrize("which", [0, 1])
+def test_damage_anywhere_is_noticed_and_the_entry_rebuilt(cached, toy, which):
+    load, entry = cached[0], cached[1][which]
     whole = entry.read_bytes()
     rng = np.random.default_rng(0)
     places = [0, 4, 40, 100, len(whole) - 10, len(whole) - 60, *rng.integers(0, len(whole), 20).tolist()]
@@ -325,8 +329,45 @@ def test_an_entry_under_a_wrong_name_is_not_believed(cached, tmp_path, toy):
     _, entry = cached
     other = csv_file(tmp_path, f"4,{GRAY},Training")
     key = cache.key("csv", [hashlib.sha256(other.read_bytes()).hexdigest()], False)
-    entry.rename(entry.with_name(f"{key}.npz"))
-    assert data.load(other, cache=entry.parent).labels.tolist() == [4]
+    for file in entry:
+        file.rename(file.with_name(key + file.suffix))
+    assert data.load(other, cache=entry[0].parent).labels.tolist() == [4]
+
+
+def test_images_are_mapped_and_changing_them_changes_no_file(cached, toy):
+    load, _ = cached
+    first = load()
+    first.images[0] = 0
+    assert same(load(), toy)
+
+
+def test_the_sum_of_a_file_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sums, "RECENT", -(10**15))
+    path, asked = tmp_path / "file", []
+
+    def summed(path):
+        asked.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr(sums, "sha256_file", summed)
+    for content, times in ((b"one", 1), (b"one", 1), (b"two", 2), (b"two", 2)):
+        if not path.exists() or path.read_bytes() != content:
+            before = path.stat() if path.exists() else None
+            path.write_bytes(content)
+            if before:
+                os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time of the last change
+        assert sums.of(path, tmp_path / "faces") == hashlib.sha256(content).hexdigest()
+        assert len(asked) == times
+    (tmp_path / "faces" / sums.FILE).write_text('{"x": ')
+    assert sums.of(path, tmp_path / "faces") == hashlib.sha256(b"two").hexdigest()
+    assert len(asked) == 3
+
+
+def test_a_file_that_has_just_changed_is_read_again(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    sums.of(path, tmp_path / "faces")
+    assert not (tmp_path / "faces").exists()
 
 
 def test_the_key_tells_skipping_content_and_form_apart(toy, tmp_path):

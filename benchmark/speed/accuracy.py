@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from fer_bench import data, splits, toyfaces
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.augment import augment
 from fer_bench.config import Member
 from fer_bench.models import build, to_gray, to_input
 from fer_bench.predict import probabilities
-from fer_bench.train import derive, keep_freed_memory, lr_factor
+from fer_bench.train import derive, lr_factor
 from measure import Figure, Setting
 from training import RECIPE, Bare, Case, cases, is_working, made, member
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from fer_bench import toyfaces
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Member
 from fer_bench.predict import BATCH, probabilities
 from fer_bench.suite import estimate
 from fer_bench.suite import members as suite
 from fer_bench.suite.memory import occupied, peak_memory, reset_peak
 from fer_bench.suite.plan import Options, Run
-from fer_bench.train import Engine, Job, Progress, choose_engine, fit, keep_freed_memory
+from fer_bench.train import Engine, Job, Progress, choose_engine, fit
 from measure import Row, Setting
 from training import faces, made, member
 

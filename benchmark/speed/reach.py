@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from fer_bench import data, splits, toyfaces
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Member, Train, load_suite
 from fer_bench.models import Network, build, find_weights
 from fer_bench.predict import probabilities
-from fer_bench.train import Engine, Job, StoppedError, choose_engine, derive, fit, keep_freed_memory
+from fer_bench.train import Engine, Job, StoppedError, choose_engine, derive, fit
 from measure import Figure, Setting, SkippedError, synchronize
 from report import ROOT
 from training import Usual, UsualLoop, faster

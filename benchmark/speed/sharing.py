@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from fer_bench.train import keep_freed_memory
+from fer_bench.allocation import keep_freed_memory
 from measure import Row, Setting, repeated, seconds_of
 from training import Bare, made, member
 

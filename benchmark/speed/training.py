@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Augment, Member, Train
 from fer_bench.models import Network, build, place
-from fer_bench.train import Engine, Job, Progress, autocast, choose_engine, fit, keep_freed_memory
+from fer_bench.train import Engine, Job, Progress, autocast, choose_engine, fit
 from measure import Row, Setting, Work, calls_of, in_turns, repeated, seconds_of, synchronize
 
 RECIPE = Augment(flip=0.5, shift=0.08, rotate=15, scale=0.1, brightness=0.15, contrast=0.2, erase=0.2)

@@ -5,13 +5,15 @@ import hashlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fer_bench.data.faces import Faces, digest
+from fer_bench.data.sums import state
 from fer_bench.files import canonical_json, write_atomic
 
-PARSER = 1  # raise when the parser reads the same bytes differently
+PARSER = 2  # raise when the parser reads the same bytes differently, or when entries look otherwise
 FACTS = ("digest", "canonical", "source", "skipped", "name")
 
 
@@ -22,22 +24,35 @@ def key(form: str, contents: list[str], skip_bad_rows: bool) -> str:
 
 
 def read(folder: Path, name: str) -> Faces | None:
-    """The faces of an entry; None if it is absent, torn, or its arrays do not have the digest stored with them."""
+    """The faces of an entry, their images mapped from its file; None if it is absent or not what was written.
+
+    Images are believed while size, times and inode of their file are those of the writing, else where the arrays
+    have the digest stored with them.
+    """
     try:
         with open(folder / f"{name}.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
             facts = json.loads(stored["facts"].tobytes())
-            arrays = (stored["images"], stored["labels"], stored["parts"])
-        faces = Faces(*arrays, **{fact: facts[fact] for fact in FACTS}, notes=tuple(facts["notes"]))
-        return faces if facts["key"] == name and digest(*arrays) == faces.digest else None
+            labels, parts = stored["labels"], stored["parts"]
+        path = folder / f"{name}.npy"
+        is_untouched = state(path) == facts["state"]
+        images = np.asarray(np.load(path, mmap_mode="c"))
+        faces = Faces(images, labels, parts, **{fact: facts[fact] for fact in FACTS}, notes=tuple(facts["notes"]))
+        is_whole = facts["key"] == name and (is_untouched or digest(images, labels, parts) == faces.digest)
+        return faces if is_whole else None
     except Exception:  # damaged bytes fail in many ways (zip, header, JSON, memory); each means: read the source again
         return None
 
 
 def write(folder: Path, name: str, faces: Faces) -> None:
     """Store ``faces``; a read-only or full disk leaves no entry and is no error."""
-    facts = {fact: getattr(faces, fact) for fact in FACTS} | {"notes": faces.notes, "key": name}
-    file = io.BytesIO()
-    text = np.frombuffer(canonical_json(facts), np.uint8)
-    np.savez(file, images=faces.images, labels=faces.labels, parts=faces.parts, facts=text)
     with contextlib.suppress(OSError):
-        write_atomic(folder / f"{name}.npz", file.getvalue())
+        write_atomic(folder / f"{name}.npy", _saved(np.save, faces.images))
+        facts: dict[str, Any] = {fact: getattr(faces, fact) for fact in FACTS} | {"notes": faces.notes, "key": name}
+        text = np.frombuffer(canonical_json(facts | {"state": state(folder / f"{name}.npy")}), np.uint8)
+        write_atomic(folder / f"{name}.npz", _saved(np.savez, labels=faces.labels, parts=faces.parts, facts=text))
+
+
+def _saved(save: Any, *arrays: np.ndarray, **named: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()

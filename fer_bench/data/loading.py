@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fer_bench.allocation import keep_freed_memory, release_freed_memory
 from fer_bench.data import cache as stored
-from fer_bench.data import folders, table
+from fer_bench.data import folders, sums, table
 from fer_bench.data.faces import OFFICIAL_COUNTS, Faces, assemble
 from fer_bench.errors import UserError
-from fer_bench.files import cache_dir, sha256_file
+from fer_bench.files import cache_dir
 
 OFFICIAL_MD5 = {
     "f8428a1edbd21e88f42c73edd2a14f95",  # fer2013.csv
@@ -42,10 +44,12 @@ def load(path: str | Path | None = None, *, skip_bad_rows: bool = False, cache: 
     """
     found = find(given(path))
     folder = cache or cache_dir() / "faces"
-    name = stored.key(found.form, contents(found), skip_bad_rows)
+    name = stored.key(found.form, contents(found, folder), skip_bad_rows)
     faces = stored.read(folder, name)
     if faces is None:
+        keep_freed_memory()
         faces = read(found, skip_bad_rows)
+        release_freed_memory()
         stored.write(folder, name, faces)
     return faces
 
@@ -83,25 +87,28 @@ def find_in(folder: Path) -> Found | None:
     return Found(folders.SOURCE, (folder,)) if folders.present(folder) else None
 
 
-def contents(found: Found) -> list[str]:
-    """Digests of the bytes that the faces are read from."""
+def contents(found: Found, folder: Path) -> list[str]:
+    """Digests of the bytes that the faces are read from; ``folder`` remembers those of files."""
     if found.form == folders.SOURCE:
         return [folders.content(found.paths[0])]
-    return [sha256_file(path) for path in found.paths]
+    return [sums.of(path, folder) for path in found.paths]
 
 
 def read(found: Found, skip_bad_rows: bool) -> Faces:
     """Read the form without the cache."""
     if found.form == folders.SOURCE:
         return folders.read(found.paths[0], skip_bad_rows)
-    tables = [table.read(path) for path in found.paths]
+    with ThreadPoolExecutor(len(found.paths)) as pool:
+        known = [pool.submit(md5, path) for path in found.paths]
+        tables = [table.read(path) for path in found.paths]
+    is_official = all(one.result() in OFFICIAL_MD5 for one in known)
     for path, rows in zip(found.paths, tables, strict=True):
         if not skip_bad_rows or rows.bad.count == rows.total:
             rows.bad.refuse(path, rows.total)
-    return join(found.paths, tables)
+    return join(found.paths, tables, is_official)
 
 
-def join(paths: tuple[Path, ...], tables: list[table.Table]) -> Faces:
+def join(paths: tuple[Path, ...], tables: list[table.Table], is_official: bool) -> Faces:
     """One ``Faces`` from the good rows of one file, or of train.csv and test.csv."""
     sources, parts, notes = zip(*(describe(path, rows) for path, rows in zip(paths, tables, strict=True)), strict=True)
     return assemble(
@@ -109,7 +116,7 @@ def join(paths: tuple[Path, ...], tables: list[table.Table]) -> Faces:
         np.concatenate([rows.labels for rows in tables]),
         np.concatenate(parts),
         source=" + ".join(sources),
-        canonical=all(md5(path) in OFFICIAL_MD5 for path in paths),
+        canonical=is_official,
         skipped=sum(rows.bad.count for rows in tables),
         notes=tuple(note for file in notes for note in file),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fer_bench.train import release_freed_memory
+from fer_bench.allocation import release_freed_memory
 
 OWN = Path("/proc/self")
 

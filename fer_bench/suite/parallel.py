@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.data import Faces, cache
 from fer_bench.errors import UserError
 from fer_bench.suite.budget import Pace
@@ -31,7 +32,7 @@ from fer_bench.suite.plan import Run
 from fer_bench.suite.progress import Display, epoch_line
 from fer_bench.suite.schedule import Watch
 from fer_bench.suite.work import Work
-from fer_bench.train import Progress, StoppedError, keep_freed_memory
+from fer_bench.train import Progress, StoppedError
 
 TICK = 0.2
 """Seconds between two looks of the parent at its signals and its time."""

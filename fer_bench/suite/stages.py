@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_bench import leaderboard, records
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.models import find_weights
@@ -18,7 +19,7 @@ from fer_bench.suite.plan import Options, Run, board_of, data_facts, load_faces,
 from fer_bench.suite.progress import Display, duration
 from fer_bench.suite.schedule import Schedule
 from fer_bench.suite.work import Work
-from fer_bench.train import StoppedError, keep_freed_memory, refuse_no_compiler
+from fer_bench.train import StoppedError, refuse_no_compiler
 
 
 def prepare(path: Path, options: Options, display: Display, *, fetch: bool = True) -> tuple[Suite, Setting, list[Run]]:

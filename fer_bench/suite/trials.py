@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fer_bench import data, metrics, splits, toyfaces, tune
+from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Member
 from fer_bench.errors import UserError
 from fer_bench.files import write_atomic
@@ -34,7 +35,6 @@ from fer_bench.train import (
     derive,
     fit,
     is_full,
-    keep_freed_memory,
 )
 
 SEED = 0

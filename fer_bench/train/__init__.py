@@ -9,10 +9,8 @@ from fer_bench.train.loop import fit
 from fer_bench.train.machine import choose_engine
 from fer_bench.train.precision import (
     autocast,
-    keep_freed_memory,
     refuse_no_compiler,
     refuse_precision,
-    release_freed_memory,
     using_threads,
 )
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
@@ -44,13 +42,11 @@ __all__ = [
     "derive",
     "fit",
     "is_full",
-    "keep_freed_memory",
     "load_checkpoint",
     "lr_factor",
     "make_optimizer",
     "refuse_no_compiler",
     "refuse_precision",
-    "release_freed_memory",
     "restore",
     "save",
     "using_threads",

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fer_bench.allocation import release_freed_memory
 from fer_bench.augment import augment, mix
 from fer_bench.models import CLASSES, place, to_gray, to_input
-from fer_bench.train.precision import release_freed_memory, using_threads
+from fer_bench.train.precision import using_threads
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
 from fer_bench.train.state import (
     DivergedError,

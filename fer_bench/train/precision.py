@@ -1,7 +1,6 @@
-"""What arithmetic is done in: mixed precision, threads, and the memory that a process frees."""
+"""What arithmetic is done in: mixed precision and threads."""
 
 import contextlib
-import ctypes
 from collections.abc import Iterator
 
 import torch
@@ -14,26 +13,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """The autocast context of a precision; none for fp32."""
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return torch.amp.autocast(device.type, kinds[precision]) if precision in kinds else contextlib.nullcontext()
-
-
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory instead of handing it back and clearing it anew in every step.
-
-    Raised CPU training of small networks by 9 to 36 % where it was measured (benchmark/LOG.md). Returns whether it
-    was possible.
-    """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        mmap_threshold, trim_threshold = -3, -1
-        return bool(libc.mallopt(mmap_threshold, 1 << 30)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
-    except (OSError, AttributeError):
-        return False
-
-
-def release_freed_memory() -> None:
-    """Hand back what ``keep_freed_memory`` kept: pieces that steps have cut do not hold the tensors of other work."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def half_on_cuda(device: torch.device) -> str:

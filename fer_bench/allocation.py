@@ -1,0 +1,24 @@
+"""Memory that a process frees: kept for what comes next, or handed back."""
+
+import contextlib
+import ctypes
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory instead of handing it back and clearing it anew for the next array.
+
+    Raised CPU training of small networks by 9 to 36 % and halved the time of parsing where it was measured
+    (benchmark/LOG.md). Returns whether it was possible.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1
+        return bool(libc.mallopt(mmap_threshold, 1 << 30)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False
+
+
+def release_freed_memory() -> None:
+    """Hand back what ``keep_freed_memory`` kept: pieces that steps have cut do not hold the tensors of other work."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
