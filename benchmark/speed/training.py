@@ -85,18 +85,19 @@ def _epoch(this: Member, setting: Setting) -> Row:
     network, engine = made(this, setting)
     bare = Bare(made(this, setting)[0], this, setting.device, engine.precision)
     steps = calls_of(bare, setting)
-    found = beside_our_epochs(network, this, setting, engine, steps, {"bare steps": repeated(bare, steps)})
+    found = beside_our_epochs(network, this, setting, engine, steps, {"bare steps": repeated(bare, steps)}, bare)
     aim = ">= 0.90" if setting.device.type == "cuda" or this.image_size == 48 else ">= 0.95"
     facts = _facts(this, engine.precision, steps)
     return Row(f"{this.backbone}, {this.image_size} px", found, "bare steps", "our epoch", aim, facts)
 
 
 def beside_our_epochs(
-    network: Network, this: Member, setting: Setting, engine: Engine, steps: int, others: dict[str, Work]
+    network: Network, this: Member, setting: Setting, engine: Engine, steps: int, others: dict[str, Work], warm: Work
 ) -> dict[str, list[float]]:
     """Seconds of whole epochs of ``train.fit``, in turns with other work, which runs where an epoch is reported.
 
-    The first epoch and the first round of the others are dropped.
+    The first epoch and the first round of the others are dropped. An epoch ends with handing back memory, which the
+    next step has to get again: ``warm`` is a step that does it, for the others and for our next epoch.
     """
     images, labels = faces(steps * this.train.batch_size)
     found: dict[str, list[float]] = {"our epoch": [], **{name: [] for name in others}}
@@ -107,6 +108,7 @@ def beside_our_epochs(
             return
         synchronize(setting.device)
         found["our epoch"].append(time.perf_counter() - began[0])
+        warm()
         for name, work in others.items():
             found[name].append(seconds_of(work, setting.device))
         began[0] = time.perf_counter()
@@ -223,7 +225,7 @@ def _loop(this: Member, setting: Setting) -> Row:
     usual = faster(
         lambda n: UsualLoop(made(this, setting)[0], this, setting.device, engine.precision, data, n), setting.device
     )
-    found = beside_our_epochs(network, this, setting, engine, steps, {"usual loop": usual})
+    found = beside_our_epochs(network, this, setting, engine, steps, {"usual loop": usual}, bare)
     aim = ">= 5" if setting.device.type == "cuda" and this.image_size <= 112 else "> 1"
     facts = _facts(this, engine.precision, steps) | {"workers": usual.workers}
     return Row(f"{this.backbone}, {this.image_size} px", found, "usual loop", "our epoch", aim, facts)
