@@ -8,8 +8,9 @@ from fer_bench import records
 from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
 from fer_bench.records import checkpoint_path
-from fer_bench.suite import estimate, probe
+from fer_bench.suite import estimate, members, probe
 from fer_bench.suite.plan import Options, Run
+from fer_bench.train import Engine, Fitted
 
 COUNTS = {"Training": 1000, "PublicTest": 100, "PrivateTest": 200}
 MEMBER = Member(
@@ -84,6 +85,18 @@ def test_the_board_knows_what_this_machine_has_done(tmp_path, monkeypatch):
         forecast = estimate.Forecast(setting(tmp_path), measure=measure)
         assert forecast.seconds(run()) == whole(expected)
         assert forecast.finished == {"a"}
+
+
+def test_runs_that_used_fewer_threads_than_they_had_are_known_and_so_are_those_that_shared_them(tmp_path, monkeypatch):
+    here = {"hardware": "this one", "device": "cpu", "threads": 4}
+    monkeypatch.setattr(estimate, "environment", lambda device: here)
+    record = {"kind": "member", "name": "m", "run_id": "a", "timing": {"train_seconds": 60.0, "predict_seconds": 6.0}}
+    record |= {"identity": {"member": MEMBER.model_dump(mode="json", exclude={"name"})}}
+    chosen = members._chosen(Engine(torch.device("cpu")), Fitted(torch.nn.Identity(), [], 60.0, 64, "fp32", 1))
+    for jobs, there in ((1, here | chosen), (2, here | {"threads": 2, "jobs": 2} | chosen)):
+        monkeypatch.setattr(records, "load_all", lambda board, there=there: [record | {"environment": there}])
+        assert estimate.Forecast(setting(tmp_path), jobs, measure).seconds(run()) == whole(66.0)
+        assert estimate.Forecast(setting(tmp_path), 3 - jobs, measure).seconds(run()) != whole(66.0)
 
 
 def test_a_run_whose_weights_are_kept_is_only_scored(tmp_path, monkeypatch):

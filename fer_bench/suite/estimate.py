@@ -113,6 +113,7 @@ class Forecast:
     def __post_init__(self) -> None:
         """Learn from the runs that this machine has done for the board."""
         here = environment(self.setting.device) | {"jobs": self.jobs}
+        here["threads"] = max(1, int(here["threads"] or 1) // self.jobs)
         alike = ["hardware", "device", "jobs", *(["threads"] if here["device"] == "cpu" else [])]
         for record in records.load_all(self.setting.board):
             if record["kind"] not in records.TRAINED:

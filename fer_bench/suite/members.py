@@ -130,8 +130,8 @@ def _train_and_score(
 
 
 def _chosen(engine: Engine, fitted: Fitted) -> dict[str, Any]:
-    """What the machine decided for a run."""
-    found = {"precision": fitted.precision, "micro_batch": fitted.micro_batch, "threads": fitted.threads}
+    """What the machine decided for a run; ``threads`` are those that the process had, by which estimates find it."""
+    found = {"precision": fitted.precision, "micro_batch": fitted.micro_batch, "train_threads": fitted.threads}
     return found | ({"compiled": True} if engine.compiles else {})
 
 
