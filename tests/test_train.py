@@ -366,6 +366,40 @@ def test_threads_are_set_for_the_run_alone_and_kept_over_a_stop(tmp_path):
     assert torch.get_num_threads() == before
 
 
+def stopped(path, engine):
+    asked = itertools.count()
+    with pytest.raises(train.StoppedError):
+        train.fit(job(), engine, checkpoint=path, should_stop=lambda: next(asked) > 3)
+
+
+def test_a_stopped_run_goes_on_with_no_more_threads_than_the_process_has(tmp_path):
+    path = tmp_path / "run.pt"
+    with train.using_threads(3):
+        stopped(path, train.Engine(CPU, threads=3))
+    with train.using_threads(2):
+        assert train.fit(job(), train.Engine(CPU, threads=1), checkpoint=path).threads == 2
+
+
+def test_a_stopped_run_keeps_its_precision(tmp_path):
+    path, bf16 = tmp_path / "run.pt", train.Engine(CPU, "bf16")
+    whole = train.fit(job(), bf16)
+    assert bits(whole) != bits(train.fit(job(), ENGINE))
+    stopped(path, bf16)
+    resumed = train.fit(job(), ENGINE, checkpoint=path)  # as where a probe has another answer by now
+    assert (resumed.precision, bits(resumed)) == ("bf16", bits(whole))
+
+
+def test_a_checkpoint_without_threads_or_in_a_precision_of_other_devices_goes_on_with_what_is_here(tmp_path):
+    path = tmp_path / "run.pt"
+    for change in ({"precision": "fp16"}, {}):
+        stopped(path, ENGINE)
+        held = {key: value for key, value in torch.load(path).items() if key not in ("precision", "threads")}
+        torch.save(held | change, path)
+        fitted = train.fit(job(), ENGINE, checkpoint=path)
+        assert (fitted.precision, fitted.threads) == ("fp32", torch.get_num_threads())
+        path.unlink()
+
+
 def test_a_compiled_network_learns_the_same(monkeypatch):
     compiled = []
 

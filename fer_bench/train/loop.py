@@ -24,6 +24,7 @@ from fer_bench.train.state import (
     State,
     StoppedError,
     load_checkpoint,
+    own_precision,
     restore,
     save,
 )
@@ -53,9 +54,7 @@ def fit(
         StoppedError: ``should_stop`` said so; the checkpoint is on disk.
         torch.OutOfMemoryError: not even two images at a time fit.
     """
-    state = _start(job, engine)
-    if checkpoint is not None:
-        _go_on(state, checkpoint, engine.device)
+    engine, state = _begun(job, engine, checkpoint)
     images = torch.from_numpy(job.images).to(engine.device)
     targets = torch.from_numpy(_targets(job)).to(engine.device)
     weight = torch.from_numpy(class_weights(job.labels, job.member.train.class_weights)).to(engine.device)
@@ -68,7 +67,7 @@ def fit(
             save(state, checkpoint)
         raise
     module = state.ema.module if state.ema is not None else state.module
-    return Fitted(module, state.history, state.seconds, state.micro_batch, engine.precision, state.threads)
+    return Fitted(module, state.history, state.seconds, state.micro_batch, state.precision, state.threads)
 
 
 def _targets(job: Job) -> np.ndarray:
@@ -79,11 +78,15 @@ def _targets(job: Job) -> np.ndarray:
     return (1 - how.weight) * own + np.float32(how.weight) * job.teacher
 
 
-def _go_on(state: State, checkpoint: Path, device: torch.device) -> None:
-    """Put the checkpoint, where there is one, into ``state``; its tensors are freed on return."""
-    held = load_checkpoint(checkpoint, device)
-    if held is not None:
-        restore(state, held)
+def _begun(job: Job, engine: Engine, checkpoint: Path | None) -> tuple[Engine, State]:
+    """Begin, or go on from the checkpoint where there is one, in its precision; its tensors are freed on return."""
+    held = None if checkpoint is None else load_checkpoint(checkpoint, engine.device)
+    if held is None:
+        return engine, _start(job, engine)
+    engine = replace(engine, precision=own_precision(held, engine))
+    state = _start(job, engine)
+    restore(state, held)
+    return engine, state
 
 
 def _start(job: Job, engine: Engine) -> State:
@@ -100,6 +103,7 @@ def _start(job: Job, engine: Engine) -> State:
         forward=torch.compile(module) if engine.compiles else module,
         micro_batch=min(engine.micro_batch or job.batch, job.batch),
         threads=engine.threads or torch.get_num_threads(),
+        precision=engine.precision,
         loss_sum=zero.clone(),
         bad_steps=zero.clone(),
     )

@@ -73,6 +73,7 @@ class State:
     """The module, compiled or not."""
     micro_batch: int
     threads: int
+    precision: str
     loss_sum: Tensor
     bad_steps: Tensor
     epoch: int = 0
@@ -121,6 +122,7 @@ def save(state: State, path: Path) -> None:
         "ema": None if state.ema is None else state.ema.module.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
+        "precision": state.precision,
         **{name: getattr(state, name) for name in _PLAIN},
     }
     buffer = io.BytesIO()
@@ -141,8 +143,14 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         return None
 
 
+def own_precision(held: dict[str, Any], engine: Engine) -> str:
+    """The precision that a checkpoint was trained in, where the device has it."""
+    found = held.get("precision", engine.precision)
+    return engine.precision if found == "fp16" and engine.device.type != "cuda" else found
+
+
 def restore(state: State, held: dict[str, Any]) -> None:
-    """Put a checkpoint's values into ``state``."""
+    """Put a checkpoint's values into ``state``, which takes no more threads than the process has now."""
     state.module.load_state_dict(held["module"])
     if state.ema is not None:
         state.ema.module.load_state_dict(held["ema"])
@@ -150,3 +158,4 @@ def restore(state: State, held: dict[str, Any]) -> None:
     state.scaler.load_state_dict(held["scaler"])
     for name in _PLAIN:
         setattr(state, name, held.get(name, getattr(state, name)))
+    state.threads = min(state.threads, torch.get_num_threads())
