@@ -153,12 +153,13 @@ def test_a_dry_run_counts_what_the_process_holds_already(tmp_path, monkeypatch):
     assert rows[0]["bytes"] == rows[1]["bytes"] + 10**9
 
 
-def test_a_network_that_cannot_be_trained_here_takes_no_time_and_says_why(tmp_path):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("[enforce fail] can't allocate memory")])
+def test_a_network_that_cannot_be_trained_here_takes_no_time_and_says_why(tmp_path, error):
     asked = []
 
     def fails(member, device):
         asked.append(member.name)
-        raise torch.OutOfMemoryError
+        raise error
 
     half = MEMBER.model_copy(update={"train": Train(precision="fp16")})
     for member, measured, why in ((MEMBER, fails, "out of memory"), (half, None, "train.precision: fp16 needs a CUDA")):

@@ -73,6 +73,22 @@ def test_a_micro_batch_keeps_eight_images(monkeypatch):
     assert engine.micro_batch == 8
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_tried_in_halves_as_in_training(monkeypatch):
+    seconds = {Way("fp32", 4, 16): 4.0, Way("fp32", 2, 16): 9.0, Way("fp32", 4, 8): 4.0}
+    told = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+
+    def timed(network, way):
+        if way not in seconds:
+            raise RuntimeError(told)
+        return Timing(seconds[way], 1.0)
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert machine.probe(*asked(), timed) == (Way("fp32", 4, 16), False)  # another day may have more room
+    told = "some other trouble"
+    with pytest.raises(RuntimeError, match="other trouble"):
+        machine.probe(*asked(), timed)
+
+
 def test_copies_of_an_image_count(monkeypatch):
     seconds = {Way("fp32", 4, 48): 1.0, Way("fp32", 2, 48): 9.0, Way("fp32", 4, 24): 9.0}
     assert probed(monkeypatch, seconds, batch_size=16, repeats=3)[0].micro_batch == 48
@@ -147,3 +163,23 @@ def test_a_pass_is_timed_and_leaves_the_network_as_it_was(monkeypatch):
     assert all(torch.equal(value, before[key]) for key, value in network.module.state_dict().items())
     assert all(p.grad is None for p in network.module.parameters())
     assert torch.get_num_threads() == threads
+
+
+def test_a_pass_that_fails_leaves_the_network_as_it_was(monkeypatch):
+    monkeypatch.undo()
+    network, _ = asked("resnet10t")
+    before = {key: value.clone() for key, value in network.module.state_dict().items()}
+    passes = iter([machine._pass])
+
+    def fails_at_the_second(*words):
+        next(passes, refuse)(*words)
+
+    monkeypatch.setattr(machine, "_pass", fails_at_the_second)
+    with pytest.raises(RuntimeError, match="no room"):
+        machine.timed(network, Way("fp32", 1, 4))
+    assert all(torch.equal(value, before[key]) for key, value in network.module.state_dict().items())
+    assert all(p.grad is None for p in network.module.parameters())
+
+
+def refuse(*words):
+    raise RuntimeError("no room")

@@ -16,6 +16,7 @@ from fer_bench.suite.members import Setting, environment
 from fer_bench.suite.memory import occupied
 from fer_bench.suite.plan import Run, share_left
 from fer_bench.suite.probe import Measured, measure
+from fer_bench.train import is_full
 from fer_bench.views import passes
 
 FORWARD_SHARE = 0.35
@@ -175,7 +176,9 @@ class Forecast:
                 self._measured[key] = (self.measure or measure)(member, self.setting.device)
             except UserError as error:
                 self._refused[key] = str(error)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_full(error):
+                    raise
                 self._refused[key] = "out of memory: the device has no room for two images"
         if key in self._refused:
             raise UserError(self._refused[key])

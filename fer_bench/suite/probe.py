@@ -18,7 +18,15 @@ from fer_bench.config import Member
 from fer_bench.data.faces import SIDE
 from fer_bench.models import Network, build, place, to_gray, to_input
 from fer_bench.suite.memory import grown
-from fer_bench.train import Engine, autocast, choose_engine, make_optimizer, refuse_precision, using_threads
+from fer_bench.train import (
+    Engine,
+    autocast,
+    choose_engine,
+    is_full,
+    make_optimizer,
+    refuse_precision,
+    using_threads,
+)
 
 PROBE_IMAGES = {"cpu": 32, "cuda": 128}
 MEMORY_IMAGES = 8
@@ -59,8 +67,8 @@ def measure(member: Member, device: torch.device) -> Measured:
         try:
             with using_threads(engine.threads):
                 return _measured(network, member, engine, images)
-        except torch.OutOfMemoryError:
-            if images <= 2:
+        except RuntimeError as error:
+            if images <= 2 or not is_full(error):
                 raise
         images //= 2
         torch.cuda.empty_cache()

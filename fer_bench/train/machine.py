@@ -17,6 +17,7 @@ from fer_bench.files import cache_dir, write_atomic
 from fer_bench.models import Network
 from fer_bench.train.precision import autocast, half_on_cuda, refuse_precision, using_threads
 from fer_bench.train.state import Engine
+from fer_bench.train.steps import is_full
 
 BF16_GAIN, HALVING_GAIN = 1.2, 1.1
 """How many times faster than the usual way another one has to be, so that chance does not decide."""
@@ -114,9 +115,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def probe(network: Network, member: Member, clock: Clock) -> tuple[Way, bool]:
-    """Return the fastest way, and whether the processor was free enough to tell. ``clock`` times one way."""
-    can_cut, batch = _can_cut(network), member.train.batch_size * member.train.repeats
-    way = Way("fp32", torch.get_num_threads(), batch if can_cut else min(batch, IMAGES))
+    """Return the fastest way, and whether processor and memory were free enough to tell. ``clock`` times one way.
+
+    Passes have fewer images where those of a batch do not fit into memory, as in training.
+    """
+    batch = member.train.batch_size * member.train.repeats
+    images = most = batch if _can_cut(network) else min(batch, IMAGES)
+    while True:
+        try:
+            way, is_certain = _fastest(network, member, clock, images)
+            return way, is_certain and images == most
+        except RuntimeError as error:
+            if images <= 2 or not is_full(error):
+                raise
+        images = (images + 1) // 2
+
+
+def _fastest(network: Network, member: Member, clock: Clock, images: int) -> tuple[Way, bool]:
+    can_cut = _can_cut(network)
+    way = Way("fp32", torch.get_num_threads(), images)
     way = replace(way, precision=_asked_for(member) or _precision(network, way, clock))
     parts = {"threads": 1} | ({"images": LEAST_IMAGES} if can_cut else {})
     if all(getattr(way, part) // 2 < least for part, least in parts.items()):
@@ -146,17 +163,23 @@ def timed(network: Network, way: Way) -> Timing:
     x = torch.zeros(way.images, network.channels, network.side, network.side)
     x = x.contiguous(memory_format=torch.channels_last)
     state = {name: value.clone() for name, value in network.module.state_dict().items()}
+    try:
+        with using_threads(way.threads):
+            return _passes(network, x, way)
+    finally:
+        network.module.zero_grad(set_to_none=True)
+        network.module.load_state_dict(state)
+
+
+def _passes(network: Network, x: Tensor, way: Way) -> Timing:
     seconds: list[float] = []
-    with using_threads(way.threads):
+    _pass(network, x, way.precision)
+    start, spent = time.perf_counter(), time.process_time()
+    while len(seconds) < 3 and sum(seconds) < SECONDS:
+        before = time.perf_counter()
         _pass(network, x, way.precision)
-        start, spent = time.perf_counter(), time.process_time()
-        while len(seconds) < 3 and sum(seconds) < SECONDS:
-            before = time.perf_counter()
-            _pass(network, x, way.precision)
-            seconds.append(time.perf_counter() - before)
-        share = (time.process_time() - spent) / (way.threads * (time.perf_counter() - start))
-    network.module.zero_grad(set_to_none=True)
-    network.module.load_state_dict(state)
+        seconds.append(time.perf_counter() - before)
+    share = (time.process_time() - spent) / (way.threads * (time.perf_counter() - start))
     return Timing(min(seconds) / way.images, share)
 
 
