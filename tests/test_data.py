@@ -318,6 +318,7 @@ def test_damage_anywhere_is_noticed_and_the_entry_rebuilt(cached, toy, which):
     places = [0, 4, 40, 100, len(whole) - 10, len(whole) - 60, *rng.integers(0, len(whole), 20).tolist()]
     for place in places:
         entry.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        os.utime(entry, (place, place))  # a system's clock may not have ticked since the entry was written
         assert same(load(), toy), place
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         entry.write_bytes(whole[:length])
@@ -341,6 +342,20 @@ def test_images_are_mapped_and_changing_them_changes_no_file(cached, toy):
     assert same(load(), toy)
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused_and_not_stored(tmp_path, monkeypatch):
+    path, parse = csv_file(tmp_path, f"4,{GRAY},Training"), table.read
+
+    def grows(path):
+        with open(path, "a") as file:
+            file.write(f"5,{GRAY},Training\n")
+        return parse(path)
+
+    monkeypatch.setattr(table, "read", grows)
+    with pytest.raises(UserError, match=r"fer2013.csv: changed while it was read"):
+        data.load(path, cache=tmp_path / "faces")
+    assert not (tmp_path / "faces").exists()
+
+
 def test_the_sum_of_a_file_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(sums, "RECENT", -(10**15))
     path, asked = tmp_path / "file", []
@@ -356,6 +371,8 @@ def test_the_sum_of_a_file_is_remembered_until_the_file_changes(tmp_path, monkey
             path.write_bytes(content)
             if before:
                 os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time of the last change
+                while path.stat().st_ctime_ns == before.st_ctime_ns:  # as systems whose clock ticks every 4 ms have it
+                    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert sums.of(path, tmp_path / "faces") == hashlib.sha256(content).hexdigest()
         assert len(asked) == times
     (tmp_path / "faces" / sums.FILE).write_text('{"x": ')

@@ -40,18 +40,26 @@ def load(path: str | Path | None = None, *, skip_bad_rows: bool = False, cache: 
     """Load FER2013 from a file, a folder or torchvision's layout; ``path`` None means $FER_BENCH_DATA_DIR.
 
     ``cache`` is the folder of decoded arrays, by default ``faces`` in the cache folder. Raises UserError for a
-    path that holds no form of FER2013 and, unless ``skip_bad_rows``, for bad rows.
+    path that holds no form of FER2013, for a file that changes meanwhile and, unless ``skip_bad_rows``, for bad rows.
     """
     found = find(given(path))
     folder = cache or cache_dir() / "faces"
+    before = written(found)
     name = stored.key(found.form, contents(found, folder), skip_bad_rows)
     faces = stored.read(folder, name)
     if faces is None:
         keep_freed_memory()
         faces = read(found, skip_bad_rows)
         release_freed_memory()
+        if written(found) != before:
+            raise UserError(f"{found.paths[0]}: changed while it was read; try again when nothing writes to it")
         stored.write(folder, name, faces)
     return faces
+
+
+def written(found: Found) -> list[list[int]]:
+    """Size and time of the last change of each file, which differ where bytes of before and after it were read."""
+    return [sums.state(path)[:2] for path in found.paths if path.is_file()]
 
 
 def given(path: str | Path | None) -> Path:
