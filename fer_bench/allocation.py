@@ -3,6 +3,9 @@
 import contextlib
 import ctypes
 
+MMAP_THRESHOLDS = 1 << 30, 1 << 25
+"""Bytes; glibc before 2.35 takes no more than the second."""
+
 
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of handing it back and clearing it anew for the next array.
@@ -13,7 +16,8 @@ def keep_freed_memory() -> bool:
     try:
         libc = ctypes.CDLL("libc.so.6")
         mmap_threshold, trim_threshold = -3, -1
-        return bool(libc.mallopt(mmap_threshold, 1 << 30)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
+        is_taken = any(libc.mallopt(mmap_threshold, size) for size in MMAP_THRESHOLDS)
+        return bool(libc.mallopt(trim_threshold, 2**31 - 1)) and is_taken
     except (OSError, AttributeError):
         return False
 
