@@ -17,6 +17,7 @@ import report
 import training
 from fer_bench import data
 from fer_bench.errors import UserError
+from fer_bench.train import using_threads
 
 FOLDER = Path(__file__).parents[1] / "benchmark" / "speed"
 QUICK = measure.Setting(torch.device("cpu"), repeats=2, is_quick=True)
@@ -121,6 +122,28 @@ def test_a_run_that_does_not_arrive_says_how_far_it_came():
     assert reach._missed([here]) is None
     assert reach._missed([there]) == "not reached in 1200 s, 47.1 %"
     assert reach._missed([here, there]) == "not reached by 1 of 2 seeds in 1200 s, 47.1 %"
+
+
+def test_the_usual_loop_keeps_all_threads_where_ours_takes_fewer(monkeypatch):
+    ours, theirs, real = [], [], training.Bare.__call__
+    one = training.Engine(QUICK.device, threads=1)
+    monkeypatch.setattr(training, "choose_engine", lambda network, this, device: one)
+    monkeypatch.setattr(training, "faster", lambda make, device: Loop(theirs))
+    monkeypatch.setattr(training.Bare, "__call__", lambda bare: (ours.append(torch.get_num_threads()), real(bare)))
+    with using_threads(3):
+        training._loop(training.member("baseline:mlp", 48, QUICK), QUICK)
+    assert set(theirs) == {3}
+    assert ours[-1] == 1  # the step that is made ready for our next epoch
+
+
+class Loop:
+    workers = 0
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def __call__(self):
+        self.seen.append(torch.get_num_threads())
 
 
 def test_settings_draw_alike_so_that_they_alone_differ():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Augment, Member, Train
 from fer_bench.models import Network, build, place
-from fer_bench.train import Engine, Job, Progress, autocast, choose_engine, fit
+from fer_bench.train import Engine, Job, Progress, autocast, choose_engine, fit, using_threads
 from measure import Row, Setting, Work, calls_of, in_turns, repeated, seconds_of, synchronize
 
 RECIPE = Augment(flip=0.5, shift=0.08, rotate=15, scale=0.1, brightness=0.15, contrast=0.2, erase=0.2)
@@ -209,6 +209,16 @@ def faster(make: Callable[[int], UsualLoop], device: torch.device) -> UsualLoop:
     return min([make(0), make(cores)], key=lambda loop: [seconds_of(loop, device) for _ in range(2)][1])
 
 
+def with_threads(count: int, work: Work) -> Work:
+    """Do work with so many threads: where our epochs take fewer, the others keep theirs."""
+
+    def threaded() -> None:
+        with using_threads(count):
+            work()
+
+    return threaded
+
+
 def loops(setting: Setting) -> list[Row]:
     """Measure the usual loop against our epoch: how many times longer it takes."""
     return [_loop(member(b, side, setting), setting) for b in setting.backbones for side in setting.sides]
@@ -225,7 +235,8 @@ def _loop(this: Member, setting: Setting) -> Row:
     usual = faster(
         lambda n: UsualLoop(made(this, setting)[0], this, setting.device, engine.precision, data, n), setting.device
     )
-    found = beside_our_epochs(network, this, setting, engine, steps, {"usual loop": usual}, bare)
+    others = {"usual loop": with_threads(torch.get_num_threads(), usual)}
+    found = beside_our_epochs(network, this, setting, engine, steps, others, bare)
     aim = ">= 5" if setting.device.type == "cuda" and this.image_size <= 112 else "> 1"
     facts = _facts(this, engine.precision, steps) | {"workers": usual.workers}
     return Row(f"{this.backbone}, {this.image_size} px", found, "usual loop", "our epoch", aim, facts)
