@@ -10,6 +10,8 @@ from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
 from fer_bench.errors import UserError
 from fer_bench.models import BaselineMLP, build
+from fer_bench.suite import members
+from fer_bench.train import precision
 from fer_bench.train.steps import Averaging
 
 CPU = torch.device("cpu")
@@ -364,6 +366,29 @@ def test_threads_are_set_for_the_run_alone_and_kept_over_a_stop(tmp_path):
     assert fitted.threads == 1
     assert set(seen) == {1}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({}, 5),
+        ({"cpu.max": "max 100000\n"}, 5),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "800000 100000\n"}, 5),
+        ({"cpu.max": "nonsense"}, 5),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 5),
+    ],
+)
+def test_threads_are_no_more_than_a_container_is_granted(tmp_path, monkeypatch, files, threads):
+    monkeypatch.setattr(precision, "GROUP", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with train.using_threads(5):
+        members.pick_device("cpu")
+        assert torch.get_num_threads() == threads
 
 
 def stopped(path, engine):

@@ -33,6 +33,7 @@ from fer_bench.train import (
     Job,
     Progress,
     StoppedError,
+    bound_threads,
     choose_engine,
     derive,
     fit,
@@ -58,7 +59,8 @@ class Setting:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU, with no more threads than the process is granted."""
+    bound_threads()
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
         raise UserError(f"--device: unknown {wanted!r}; use auto, cpu, cuda or cuda:0")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)

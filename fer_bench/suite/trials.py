@@ -192,7 +192,7 @@ def _fold(trial: Trial, fold: int, right: np.ndarray) -> tuple[np.ndarray, Fitte
     member, mask, device = trial.member, trial.rows.held_out[fold], trial.device
     torch.manual_seed(derive(SEED, "init"))
     network = build(member, trial.weights)
-    asked = member.model_copy(update={"options": trial.ground.member.options})  # one probe a side, not one a trial
+    asked = member.model_copy(update={"options": trial.ground.member.options})  # one probe a side and batch
     engine = choose_engine(network, asked, device)
     images, labels = trial.rows.images[mask], trial.rows.labels[mask]
     found: list[np.ndarray] = []

@@ -9,6 +9,7 @@ from fer_bench.train.loop import fit
 from fer_bench.train.machine import choose_engine
 from fer_bench.train.precision import (
     autocast,
+    bound_threads,
     refuse_no_compiler,
     refuse_precision,
     using_threads,
@@ -37,6 +38,7 @@ __all__ = [
     "State",
     "StoppedError",
     "autocast",
+    "bound_threads",
     "choose_engine",
     "class_weights",
     "derive",

@@ -1,12 +1,17 @@
 """What arithmetic is done in: mixed precision and threads."""
 
 import contextlib
+import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from fer_bench.config import Member
 from fer_bench.errors import UserError
+
+GROUP = Path("/sys/fs/cgroup")
+"""Where Linux shows a container what it is granted."""
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -47,3 +52,19 @@ def using_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def bound_threads() -> None:
+    """Let torch have no more threads than processors are granted: a container sees all of its host's."""
+    granted = _granted()
+    if granted is not None and granted < torch.get_num_threads():
+        torch.set_num_threads(granted)
+
+
+def _granted() -> int | None:
+    """Processors whose time the control group may take, rounded up; None where it has no bound."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = map(int, " ".join((GROUP / name).read_text() for name in names).split())
+            return math.ceil(quota / period) if quota > 0 else None
+    return None
