@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fer_bench import records, splits
 from fer_bench.errors import UserError
@@ -37,6 +38,7 @@ def options(tmp_path, **more):
 
 def written(tmp_path, text=SUITE):
     path = tmp_path / "tiny.yaml"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return path
 
@@ -67,6 +69,20 @@ def test_a_suite_leaves_records_votes_and_a_board(tmp_path):
     members = [records.arrays(board(tmp_path), found[key])["PrivateTest/none"] for key in found if key[1] is not None]
     voted = records.arrays(board(tmp_path), found["vote", None])["PrivateTest/none"]
     assert np.allclose(voted, np.mean(np.asarray(members, dtype=np.float64), axis=0), atol=2e-3)
+
+
+def test_records_say_what_the_machine_decided_and_whether_passes_were_compiled(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda work: compiled.append(work) or work)
+    one = SUITE.replace("[0, 1]", "[0]")
+    (outcome, plain) = (go(tmp_path / name, one, compiles=name == "compiled") for name in ("compiled", "plain"))
+    assert sum(isinstance(work, torch.nn.Module) for work in compiled) == 2  # a network a member
+    environments = [
+        record["environment"] for record in (*outcome.records, *plain.records) if record["kind"] == "member"
+    ]
+    assert [found.get("compiled") for found in environments] == [True, True, None, None]
+    assert {(found["threads"], found["train_threads"]) for found in environments} == {(1, 1)}  # as all tests have
+    assert all({"precision", "micro_batch"} <= found.keys() for found in environments)
 
 
 def test_finished_runs_are_skipped_and_force_redoes_them_to_the_same_bits(tmp_path, monkeypatch):
