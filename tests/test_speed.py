@@ -267,6 +267,12 @@ def test_reach_needs_the_data(monkeypatch):
         reach.reach(measure.Setting(torch.device("cpu")))
 
 
+def test_section_says_that_cuda_is_missing_until_it_is_measured():
+    on_a_cpu = {"a CPU": {"loops": part() | {"device": "cpu"}}}
+    assert "- CUDA: not measured" in report.section(on_a_cpu)
+    assert "- CUDA: not measured" not in report.section(on_a_cpu | {"a GPU": {"loops": part() | {"device": "cuda"}}})
+
+
 def test_section_names_the_best_number_of_runs_at_once():
     shared = part("resnet18, 96 px: --jobs 2", aim=None)
     for name, top in (

@@ -65,6 +65,8 @@ def section(files: dict[str, File]) -> str:
         for name, parts in files.items()
         for note in (_made_with(name, parts), *_best_jobs(parts), *_figures_of(parts))
     ]
+    if all(part.get("device") != "cuda" for parts in files.values() for part in parts.values()):
+        notes.append("- CUDA: not measured, no such machine has been at hand; `benchmark/cuda.sh speed` does it.")
     return "\n".join([*head, *lines, "", *notes])
 
 
