@@ -353,7 +353,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_not_stored(tmp_path
     monkeypatch.setattr(table, "read", grows)
     with pytest.raises(UserError, match=r"fer2013.csv: changed while it was read"):
         data.load(path, cache=tmp_path / "faces")
-    assert not (tmp_path / "faces").exists()
+    assert not list(tmp_path.glob("faces/*.np*"))
 
 
 def test_the_sum_of_a_file_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
@@ -380,7 +380,8 @@ def test_the_sum_of_a_file_is_remembered_until_the_file_changes(tmp_path, monkey
     assert len(asked) == 3
 
 
-def test_a_file_that_has_just_changed_is_read_again(tmp_path):
+def test_a_file_that_has_just_changed_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sums, "RECENT", 10**18)  # however slow this machine is
     path = tmp_path / "file"
     path.write_bytes(b"one")
     sums.of(path, tmp_path / "faces")
