@@ -83,10 +83,11 @@ def test_a_batch_that_does_not_fit_into_memory_is_tried_in_halves_as_in_training
         return Timing(seconds[way], 1.0)
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert machine.probe(*asked(), timed) == (Way("fp32", 4, 16), False)  # another day may have more room
+    network, member = asked()
+    assert machine.probe(network, member, timed) == (Way("fp32", 4, 16), False)  # another day may have more room
     told = "some other trouble"
     with pytest.raises(RuntimeError, match="other trouble"):
-        machine.probe(*asked(), timed)
+        machine.probe(network, member, timed)
 
 
 def test_copies_of_an_image_count(monkeypatch):

@@ -125,11 +125,18 @@ def test_a_run_that_does_not_arrive_says_how_far_it_came():
 
 
 def test_the_usual_loop_keeps_all_threads_where_ours_takes_fewer(monkeypatch):
-    ours, theirs, real = [], [], training.Bare.__call__
+    ours: list[int] = []
+    theirs: list[int] = []
+    step = training.Bare.__call__
+
+    def counted(bare):
+        ours.append(torch.get_num_threads())
+        step(bare)
+
     one = training.Engine(QUICK.device, threads=1)
     monkeypatch.setattr(training, "choose_engine", lambda network, this, device: one)
     monkeypatch.setattr(training, "faster", lambda make, device: Loop(theirs))
-    monkeypatch.setattr(training.Bare, "__call__", lambda bare: (ours.append(torch.get_num_threads()), real(bare)))
+    monkeypatch.setattr(training.Bare, "__call__", counted)
     with using_threads(3):
         training._loop(training.member("baseline:mlp", 48, QUICK), QUICK)
     assert set(theirs) == {3}

@@ -73,7 +73,12 @@ def test_a_suite_leaves_records_votes_and_a_board(tmp_path):
 
 def test_records_say_what_the_machine_decided_and_whether_passes_were_compiled(tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda work: compiled.append(work) or work)
+
+    def compile(work):
+        compiled.append(work)
+        return work
+
+    monkeypatch.setattr(torch, "compile", compile)
     one = SUITE.replace("[0, 1]", "[0]")
     (outcome, plain) = (go(tmp_path / name, one, compiles=name == "compiled") for name in ("compiled", "plain"))
     assert sum(isinstance(work, torch.nn.Module) for work in compiled) == 2  # a network a member
