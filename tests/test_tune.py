@@ -265,7 +265,7 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path, monkeypatch):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
     kinds = {
-        "/tmp/a.db": "ext4",
+        "/data/a.db": "ext4",
         "/home/me/a.db": "nfs4",
         "/home/me/with space/a.db": "xfs",
         "/mnt/x/a.db": "fuse.sshfs",
@@ -276,7 +276,7 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path, monkeypatch):
     for path in ("/home/me/a.db", "/mnt/x/a.db"):
         with pytest.raises(UserError, match="network file system"):
             tune.parse_storage(path)
-    tune.parse_storage("/tmp/a.db")
+    tune.parse_storage("/data/a.db")
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"op_co', b"x" * 200_000])
