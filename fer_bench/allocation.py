@@ -10,8 +10,8 @@ MMAP_THRESHOLDS = 1 << 30, 1 << 25
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of handing it back and clearing it anew for the next array.
 
-    Raised CPU training of small networks by 9 to 36 % and halved the time of parsing where it was measured
-    (benchmark/LOG.md). Returns whether it was possible.
+    Where it was measured it raised CPU training of small networks by 9 to 36 % and took the decoding of fer2013.csv
+    from 3.4 s to 0.6 (benchmark/LOG.md). Returns whether it was possible.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
