@@ -74,6 +74,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def recall(path: Path) -> dict[str, Any]:
+    """What ``remember`` has kept in a file; nothing where it is absent or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(found := json.loads(path.read_bytes()), dict):
+            return found
+    return {}
+
+
+def remember(path: Path, key: str, value: Any) -> None:
+    """Add a value to a JSON file of the cache; a read-only or full disk remembers nothing and is no error."""
+    with contextlib.suppress(OSError):
+        write_atomic(path, json.dumps(recall(path) | {key: value}, indent=1, sort_keys=True).encode())
+
+
 def canonical_json(value: Any) -> bytes:
     """One byte string for one value: sorted keys, no spaces, no NaN; what run ids are hashed from."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()

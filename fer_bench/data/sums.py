@@ -1,11 +1,9 @@
 """SHA-256 of files, remembered as long as size, times and inode say that a file is the one that was read."""
 
-import contextlib
-import json
 import time
 from pathlib import Path
 
-from fer_bench.files import sha256_file, write_atomic
+from fer_bench.files import recall, remember, sha256_file
 
 FILE = "sums.json"
 RECENT = 2 * 10**9
@@ -23,19 +21,10 @@ def state(path: Path) -> State:
 def of(path: Path, folder: Path) -> str:
     """Return the SHA-256 of a file in hex; read only where ``folder`` does not know it in its present state."""
     name, now = str(path.resolve()), state(path)
-    known = _read(folder).get(name)
+    known = recall(folder / FILE).get(name)
     if isinstance(known, list) and known[:-1] == now:
         return str(known[-1])
     found = sha256_file(path)
     if state(path) == now and max(now[1:3]) < time.time_ns() - RECENT:
-        with contextlib.suppress(OSError):
-            content = json.dumps(_read(folder) | {name: [*now, found]}, indent=1, sort_keys=True)
-            write_atomic(folder / FILE, content.encode())
+        remember(folder / FILE, name, [*now, found])
     return found
-
-
-def _read(folder: Path) -> dict[str, object]:
-    with contextlib.suppress(OSError, ValueError):
-        if isinstance(found := json.loads((folder / FILE).read_bytes()), dict):
-            return found
-    return {}

@@ -24,7 +24,6 @@ from fer_bench.train import (
     choose_engine,
     is_full,
     make_optimizer,
-    refuse_precision,
     using_threads,
 )
 
@@ -58,7 +57,6 @@ class Measured:
 
 def measure(member: Member, device: torch.device) -> Measured:
     """Run a few steps of a network from scratch, of as many images as fit."""
-    refuse_precision(member, device)
     network = build(member, None)
     engine = choose_engine(network, member, device)
     place(network.module, device).train()

@@ -1,19 +1,15 @@
 """What a CPU is asked before it trains a network: precision, threads and micro-batch, by a short probe that is kept."""
 
-import contextlib
-import json
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fer_bench.config import Member
-from fer_bench.files import cache_dir, write_atomic
+from fer_bench.files import cache_dir, recall, remember
 from fer_bench.models import Network
 from fer_bench.train.precision import autocast, half_on_cuda, refuse_precision, using_threads
 from fer_bench.train.state import Engine
@@ -60,7 +56,7 @@ def choose_engine(network: Network, member: Member, device: torch.device) -> Eng
 
     ``precision: auto`` is bf16 (else fp16) on CUDA, and on the CPU the faster of fp32 and bf16; a processor without
     bf16 instructions takes fp32 unasked. Threads are those that the process has (``OMP_NUM_THREADS``, or its share of
-    ``--jobs``), or half as many, a quarter and so on as long as that is faster: small networks gain nothing from many.
+    ``--jobs``), or half as many, a quarter and so on as long as that is faster: a small one may gain nothing.
     A batch is cut into micro-batches as long as that is faster, but never for a network with batch normalisation,
     whose statistics would be those of other images: there only full memory cuts it.
 
@@ -91,12 +87,11 @@ def _way(network: Network, member: Member) -> Way:
     key, path = _key(network, member), cache_dir() / "probes.json"
     if key not in _asked:
         try:
-            _asked[key] = Way(**_read(path)[key])
+            _asked[key] = Way(**recall(path)[key])
         except (LookupError, TypeError):
             _asked[key], is_certain = probe(network, member, timed)
             if is_certain:
-                with contextlib.suppress(OSError):
-                    write_atomic(path, json.dumps(_read(path) | {key: asdict(_asked[key])}, indent=1).encode())
+                remember(path, key, asdict(_asked[key]))
     return _asked[key]
 
 
@@ -105,13 +100,6 @@ def _key(network: Network, member: Member) -> str:
     how = f"{network.side} px, batch {train.batch_size} x {train.repeats}, {train.precision}"
     host = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.node()}"
     return f"{member.backbone} {sorted(member.options.items())}: {how}, {host}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        if isinstance(found := json.loads(path.read_bytes()), dict):
-            return found
-    return {}
 
 
 def probe(network: Network, member: Member, clock: Clock) -> tuple[Way, bool]:
