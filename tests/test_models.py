@@ -56,6 +56,9 @@ def test_networks_for_small_images_have_the_published_sizes():
     assert parameters_of("densenet", growth=12) / 1e6 == pytest.approx(0.77, abs=0.005)
     assert parameters_of("resnet18") == 11_173_962 - colours * 9 * 64 - classes * 513
     assert parameters_of("resnet34") == 21_282_122 - colours * 9 * 64 - classes * 513
+    levels = [(16, 16), (16, 32), (32, 64), (64, 128)]  # one in four of the filters, two blocks each
+    blocks = sum(9 * (a * b + 3 * b * b) + 4 * 2 * b + (a * b + 2 * b) * (a != b) for a, b in levels)
+    assert parameters_of("resnet18", width=0.25) == 9 * 16 + 2 * 16 + blocks + 128 * 7 + 7
     convolutions = [(1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
     dense = [(512 * 2 * 2, 4096), (4096, 4096), (4096, 7)]
     expected = sum(9 * a * b + b + 2 * b for a, b in convolutions) + sum(a * b + b for a, b in dense)
