@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fer_bench import models
-from fer_bench.config import Member
+from fer_bench.config import Member, Train
 from fer_bench.errors import UserError
 from fer_bench.models.weights import find_weights
 
@@ -101,6 +101,17 @@ def test_filters_have_the_spread_that_training_expects(file):
     for convolution in (module.stem, module.blocks[0].conv1, module.blocks[-1].conv2):
         usual = (2 / (convolution.out_channels * convolution.kernel_size[0] ** 2)) ** 0.5
         torch.testing.assert_close(convolution.weight.flatten(1).std(1), torch.full((convolution.out_channels,), usual))
+
+
+def test_layer_decay_goes_down_by_blocks():
+    network = models.build(member(), None)
+    module: Any = network.module
+    groups = models.parameter_groups(network, Train(layer_decay=0.9))
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    blocks = [scales[id(block.conv2.weight)] for block in module.blocks]
+    assert blocks == pytest.approx([0.9 ** (14 - index) for index in range(14)])
+    assert scales[id(module.head.weight)] == scales[id(module.head.bias)] == 1
+    assert scales[id(module.stem.weight)] == scales[id(module.norm.bias)] == pytest.approx(0.9**15)
 
 
 def test_a_compressed_file_is_the_same(file, tmp_path):

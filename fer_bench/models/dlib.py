@@ -52,6 +52,10 @@ class FaceRecognitionResNet(nn.Module):
         x = F.max_pool2d(F.relu(self.norm(self.stem(x))), 3, 2)
         return self.blocks(x).mean((2, 3))
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Tell timm what a layer is to layer decay: the stem, each block, and the head, which it adds itself."""
+        return {"stem": "^stem|^norm", "blocks": r"^blocks\.(\d+)"}
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions beside the input, or its 2x2 means where they halve it; zeros fill up what is smaller."""
