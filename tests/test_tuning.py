@@ -207,6 +207,17 @@ def test_image_size_is_fixed_by_the_command(tmp_path):
     assert "options.drop_rate" not in space.dimensions
 
 
+def test_sides_that_a_network_cannot_take_are_searched_only_where_asked_for(tmp_path):
+    def space_of(text):
+        return tuning.space_of(request(tmp_path, backbone="dlib:face_recognition_resnet", text=text))
+
+    assert space_of("inherit: true").dimensions["image_size"][0].choices == (128, 160)  # not 96: it needs 103
+    assert space_of("member: {image_size: 112}").dimensions["image_size"][0].choices == (112, 144)
+    for text in ("member: {image_size: 64}", "space: {image_size: {choices: [96, 128]}}"):
+        with pytest.raises(UserError, match=r"cannot take (64|96) px; the next larger side that it takes is 103"):
+            space_of(text)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

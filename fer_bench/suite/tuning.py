@@ -68,6 +68,8 @@ class Ending:
 def space_of(request: Request) -> tune.Space:
     """The space that is asked for; every side and every drop rate of it is tried on the network with one image.
 
+    Sides beside the default's that the network cannot take are left out where nobody asked for them.
+
     Raises:
         UserError: an unknown backbone, or a space that does not fit it.
     """
@@ -83,8 +85,21 @@ def space_of(request: Request) -> tune.Space:
     except UserError as error:
         raise UserError(f"{request.space}: {error}" if request.space else str(error)) from None
     for member in _corners(space):
-        check(member)
+        try:
+            check(member)
+        except UserError:
+            if "image_size" in changes.space or member.image_size == space.member.image_size:
+                raise
+            space = _without(space, member.image_size)
     return space
+
+
+def _without(space: tune.Space, side: int) -> tune.Space:
+    sides = space.dimensions["image_size"][0]
+    left = tuple(choice for choice in sides.choices or () if choice != side)
+    others = {key: found for key, found in space.dimensions.items() if key != "image_size"}
+    found = {"image_size": (sides.model_copy(update={"choices": left}),)} if len(left) > 1 else {}
+    return replace(space, dimensions=others | found)
 
 
 def _takes(member: Member, rate: str) -> bool:
