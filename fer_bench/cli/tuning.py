@@ -13,7 +13,7 @@ from fer_bench.errors import UserError
 
 def tune(
     backbone: Annotated[
-        str, typer.Option("--backbone", help="a timm name, torchvision:NAME, scratch:NAME or baseline:NAME")
+        str, typer.Option("--backbone", help="a timm name, torchvision:NAME, scratch:NAME, baseline:NAME or dlib:NAME")
     ],
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, help="in all, over restarts and workers; default 30, or no limit")

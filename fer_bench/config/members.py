@@ -98,10 +98,12 @@ class Member(Frozen):
 
     name: Name
     backbone: Annotated[str, Field(min_length=1)] = Field(
-        description="a timm name, torchvision:NAME, scratch:NAME, baseline:mlp or baseline:cnn"
+        description="a timm name, torchvision:NAME, scratch:NAME, baseline:mlp or :cnn, dlib:face_recognition_resnet"
     )
     pretrained: bool = True
-    weights: str | None = Field(None, description="a .pth or .safetensors file; default: installed package, then hub")
+    weights: str | None = Field(
+        None, description="a .pth or .safetensors file, or dlib's own; default: installed package, then hub"
+    )
     image_size: Annotated[int, Field(ge=LEAST_SIDE, le=1024)] = Field(48, description="side in pixels after upscaling")
     options: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="handed to the network's constructor, e.g. drop_rate"
