@@ -301,6 +301,17 @@ def test_layer_decay_grows_towards_the_head_and_never_vanishes():
     assert len(scale) == len(list(network.module.parameters()))
 
 
+def test_layer_decay_is_refused_where_it_would_do_nothing():
+    decayed = Train(layer_decay=0.9)
+    for backbone, options in (("torchvision:resnet18", {}), ("scratch:vgg", {"width": 0.25, "dense": 64})):
+        tried = member(backbone, image_size=64, options=options, train=decayed)
+        groups = models.parameter_groups(models.build(tried, None), decayed)
+        assert {group["lr_scale"] for group in groups} == {1.0}
+        with pytest.raises(UserError, match=f"train.layer_decay: timm does not know the layers of {backbone}; use 1"):
+            models.check(tried)
+    models.check(member("resnet10t", image_size=64, train=decayed))
+
+
 def test_biases_and_norms_have_no_weight_decay():
     network = models.build(member("resnet18"), None)
     groups = models.parameter_groups(network, Train(weight_decay=0.1))

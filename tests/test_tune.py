@@ -93,11 +93,16 @@ def test_a_default_space_holds_its_default_setting_and_changes_with_it():
         ("resnet50_mlp", "residual"),
         ("baseline:cnn", "baseline"),
         ("torchvision:googlenet", "residual"),
+        ("torchvision:convnext_tiny", "convnext"),
     ],
 )
 def test_families(backbone, family):
     assert families.family_of(backbone) == family
-    assert tune.default_space(backbone, frozenset(families.DROP_RATES)).dimensions["train.lr"]
+    space = tune.default_space(backbone, frozenset(families.DROP_RATES))
+    assert space.dimensions["train.lr"]
+    if backbone.startswith("torchvision:"):
+        assert "train.layer_decay" not in space.dimensions
+        assert space.member.train.layer_decay == 1
 
 
 def test_drop_rates_are_searched_where_the_backbone_has_them():

@@ -22,7 +22,8 @@ def check(member: Member) -> None:
         UserError: one line with the key of the member that is wrong, and for a side that does not do one that does.
     """
     try:
-        probe(build(member, None), member.backbone)
+        network = build(member, None)
+        probe(network, member.backbone)
         _check_growth(member)
     except UnfitError as error:
         side = _next_side(member)
@@ -30,6 +31,8 @@ def check(member: Member) -> None:
             raise
         what = f"image_size: {member.backbone} cannot take {member.image_size} px"
         raise UserError(f"{what}; the next larger side that it takes is {side}") from error
+    if member.train.layer_decay < 1 and not hasattr(network.module, "group_matcher"):
+        raise UserError(f"train.layer_decay: timm does not know the layers of {member.backbone}; use 1")
 
 
 def _check_growth(member: Member) -> None:

@@ -105,6 +105,8 @@ def _member(backbone: str, family: str, supported: frozenset[str], changes: Mapp
     start = START_RATES if family in ("efficient", "convnext", "transformer") else {}
     options = {rate: start.get(rate, 0.0) for rate in DROP_RATES if rate in supported}
     own = merge(merge(FINE_TUNED, FAMILIES[family][1]), {"name": "default", "backbone": backbone, "options": options})
+    if backbone.startswith("torchvision:"):  # timm does not know their layers
+        own = merge(own, {"train": {"layer_decay": 1.0}})
     return checked_member(merge(own, dict(changes)))
 
 
@@ -126,7 +128,7 @@ def _dimensions(member: Member, family: str) -> dict[str, tuple[Dimension, ...]]
         del found["train.weight_decay"]
     if family in SIZED:
         found["image_size"] = _choices(_sides(member.image_size))
-    if member.pretrained:
+    if member.pretrained and not member.backbone.startswith("torchvision:"):
         found["train.layer_decay"] = _range(0.6, 1.0, train.layer_decay)
     for rate, most in DROP_RATES.items():
         if rate in member.options:
