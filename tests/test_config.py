@@ -350,7 +350,11 @@ def test_a_suite_may_include_and_have_no_member_of_its_own(tmp_path):
             "is of toyfaces, and this suite of fer2013",
         ),
         ({"one.yaml": MLP}, "suite: both\ninclude: one.yaml\n", "include: Input should be a list, found 'one.yaml'"),
-        ({"one.yaml": MLP}, f"suite: both\ninclude: [one.yaml]\nmembers: [{MLP}]\n", "the name 'mlp' is used twice"),
+        (
+            {"one.yaml": MLP},
+            f"suite: both\ninclude: [one.yaml]\nmembers: [{MLP}]\n",
+            "members: the name 'mlp' is used twice, here and for a member of one.yaml",
+        ),
         ({}, "suite: both\n", "members: Field required"),
     ],
 )

@@ -115,7 +115,7 @@ def test_layer_decay_goes_down_by_blocks():
 
 
 def test_a_compressed_file_is_the_same(file, tmp_path):
-    packed = tmp_path / "network.dat.bz2"
+    packed = tmp_path / "network.dat.bz2.old"
     packed.write_bytes(bz2.compress(file.read_bytes(), 1))
     made = [models.build(member(weights=str(path)), find_weights(member(weights=str(path)))) for path in (file, packed)]
     first, second = (network.module.state_dict() for network in made)
@@ -124,10 +124,12 @@ def test_a_compressed_file_is_the_same(file, tmp_path):
 
 def test_other_files_are_refused_in_one_line(file, tmp_path):
     data = file.read_bytes()
+    first = len(b"header" + layer(b"con_4", torch.zeros(4736))) - len(b"some settings") - 4736 * 4
     wrong = {
         "cut.dat": data[: len(data) // 2],
         "empty.dat": b"",
         "other.dat": data.replace(b"con_4", b"con_9"),
+        "nan.dat": data[:first] + struct.pack("<f", float("nan")) + data[first + 4 :],
         "shape.dat": data.replace(integer(4736), integer(4735), 1),
     }
     for name, content in wrong.items():

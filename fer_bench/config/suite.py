@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,6 +137,7 @@ def load_suite(path: Path, above: Sequence[Path] = ()) -> Suite:
         raw = raw | {"members": [merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
     included = _included(path, raw, (*above, path.resolve()))
     if included and isinstance(raw.get("members", []), list):
+        _refuse_names_of_included(path, raw, included)
         raw = raw | {"members": [*raw.get("members", []), *(member for member, _ in included.values())]}
     try:
         suite = Suite.model_validate(raw)
@@ -166,6 +167,15 @@ def _included(path: Path, raw: dict[str, Any], above: Sequence[Path]) -> dict[st
             if known != member:
                 raise UserError(f"{path}: include: the members {member.name!r} of {first} and {name} differ")
     return found
+
+
+def _refuse_names_of_included(path: Path, raw: dict[str, Any], included: Mapping[str, tuple[Member, str]]) -> None:
+    for key in ("members", "ensembles"):
+        rows = raw.get(key)
+        names = [row.get("name") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        for name, (_, file) in included.items():
+            if name in names:
+                raise UserError(f"{path}: {key}: the name {name!r} is used twice, here and for a member of {file}")
 
 
 def suite_file(name: str) -> str:

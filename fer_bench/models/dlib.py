@@ -92,7 +92,7 @@ def dlib(member: Member, weights: Weights | None) -> Network:
 
 
 def load(network: Network, path: Path) -> None:
-    """Fill all but the head from dlib's file (.dat or .dat.bz2), so that features are those of dlib in scoring.
+    """Fill all but the head from dlib's file, by bzip2 or plain, so that features are those of dlib in scoring.
 
     The file has the scale and offset that were left of each batch normalisation, no statistics, and filters so small
     that a step of an optimiser would replace them. So filters are scaled to the usual spread and normalised again
@@ -116,7 +116,8 @@ def load(network: Network, path: Path) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes()
+        data = path.read_bytes()
+        return bz2.decompress(data) if data.startswith(b"BZh") else data
     except (OSError, ValueError) as error:
         raise UserError(f"weights: {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
@@ -147,7 +148,10 @@ def _tensor(data: bytes, at: int, layer: bytes, size: int) -> tuple[Tensor, int]
         at += 1 + count
     if found != [FORMAT, size, 1, 1, 1]:
         raise ValueError(f"{layer.decode()} has {found}, expected {size} numbers")
-    return torch.from_numpy(np.frombuffer(data, "<f4", size, at).astype(np.float32)), at + 4 * size
+    values = np.frombuffer(data, "<f4", size, at).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{layer.decode()} has numbers that are not finite")
+    return torch.from_numpy(values), at + 4 * size
 
 
 @torch.no_grad()
