@@ -64,7 +64,7 @@ def accuracy(setting: Setting) -> list[Figure]:
     """
     keep_freed_memory()
     this, rows = member(setting.backbones[0], SIDE, setting), task(setting)
-    working = [case for case in cases(setting.device) if not case.compiles or _compiles(case, this, setting)]
+    working = [case for case in cases(this, setting.device) if not case.compiles or _compiles(case, this, setting)]
     return [_figure(case, this, rows, setting) for case in working]
 
 

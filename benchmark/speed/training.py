@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Augment, Member, Train
 from fer_bench.models import Network, build, place
+from fer_bench.models.depthwise import DepthwiseConv2d
 from fer_bench.train import Engine, Job, Progress, autocast, choose_engine, fit, using_threads
 from measure import Row, Setting, Work, calls_of, in_turns, repeated, seconds_of, synchronize
 
@@ -53,6 +54,7 @@ class Bare:
     precision: str
     is_channels_last: bool = True
     compiles: bool = False
+    has_products: bool = True
 
     def __post_init__(self) -> None:
         """Put the network and its batch on the device."""
@@ -60,7 +62,9 @@ class Bare:
         shape = (self.this.train.batch_size, self.network.channels, self.network.side, self.network.side)
         self.x = torch.randn(shape, device=self.device)
         if self.is_channels_last:
-            place(module, self.device)
+            if self.has_products:
+                place(module, self.device)
+            module.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.y = torch.randint(0, 7, shape[:1], device=self.device)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if self.compiles else module
@@ -246,8 +250,8 @@ def _loop(this: Member, setting: Setting) -> Row:
 
 
 def settings(setting: Setting) -> list[Row]:
-    """Measure what half precision, channels-last and compilation bring, each on top of the one before."""
-    sides = (48,) if setting.is_quick else (96,)
+    """Measure what half precision, channels-last and the rest bring, each on top of the one before."""
+    sides = (48,) if setting.is_quick else (48, 96)
     return [row for b in setting.backbones for side in sides for row in _settings(member(b, side, setting), setting)]
 
 
@@ -259,22 +263,28 @@ class Case:
     precision: str
     is_channels_last: bool = False
     compiles: bool = False
+    has_products: bool = False
 
     def bare(self, network: Network, this: Member, device: torch.device) -> Bare:
         """Make the steps of a network with this setting."""
-        return Bare(network, this, device, self.precision, self.is_channels_last, self.compiles)
+        return Bare(network, this, device, self.precision, self.is_channels_last, self.compiles, self.has_products)
 
 
-def cases(device: torch.device) -> list[Case]:
-    """The settings of a device; a processor without instructions for bf16 would be ten times slower with it."""
+def cases(this: Member, device: torch.device) -> list[Case]:
+    """The settings of a network on a device: bf16 where there are instructions for it, else it is ten times slower."""
     half = "bf16" if _has_bf16(device) else "fp32"
     found = [Case("fp32", "fp32"), Case("+ bf16", half), Case("+ channels-last", half, True)]
-    return [case for case in found if case.name != "+ bf16" or half == "bf16"] + [Case("+ compiled", half, True, True)]
+    placed = place(build(this, None).module, device)
+    if any(isinstance(layer, DepthwiseConv2d) for layer in placed.modules()):
+        found.append(Case("+ depthwise products", half, True, has_products=True))
+    found.append(Case("+ compiled", half, True, True))
+    return [case for case in found if case.name != "+ bf16" or half == "bf16"]
 
 
 def _settings(this: Member, setting: Setting) -> Iterator[Row]:
     keep_freed_memory()
-    made_of = {case.name: case.bare(made(this, setting)[0], this, setting.device) for case in cases(setting.device)}
+    every = cases(this, setting.device)
+    made_of = {case.name: case.bare(made(this, setting)[0], this, setting.device) for case in every}
     bares = {name: bare for name, bare in made_of.items() if is_working(bare)}
     steps = calls_of(next(iter(bares.values())), setting)
     found = in_turns({name: repeated(bare, steps) for name, bare in bares.items()}, setting)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_bench.config import Train
+from fer_bench.models.depthwise import use_products
 
 CLASSES = 7
 MIN_LR_SCALE = 0.01
@@ -32,8 +33,10 @@ class Network:
 
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
-    """Move a module to a device, its convolutions in channels-last order."""
+    """Move a module to a device, its convolutions in channels-last order and, on a CPU, as fast as they can be."""
     module.to(device)
+    if device.type == "cpu":
+        use_products(module)
     return module.to(memory_format=torch.channels_last)
 
 
