@@ -84,6 +84,11 @@ def test_scientific_numbers_are_numbers(tmp_path, number):
             "members.0",
             "folds: would learn from a teacher that has seen the rows they hold out",
         ),
+        (
+            MINIMAL.replace("pretrained: false", "pretrained: false, train: {ema: 0.9, swa: 0.5}"),
+            "members.0.train",
+            "ema and swa: both average the weights; set one of them to 0",
+        ),
         (MINIMAL + "ensembles: [{name: v, members: [mlp, mlp]}]\n", "ensembles.0.members", "each once"),
         (MINIMAL + "ensembles: [{name: v, members: [mlp]}]\n", "ensemble 'v'", "two seeds; found 'mlp' alone"),
         (MINIMAL + "ensembles: [{name: v, members: []}]\n", "ensembles.0.members", "at least 1"),

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 import math
@@ -9,7 +10,7 @@ import torch
 from fer_bench import predict, train
 from fer_bench.config import Augment, Member, Train
 from fer_bench.errors import UserError
-from fer_bench.models import BaselineMLP, build
+from fer_bench.models import BaselineMLP, build, to_gray, to_input
 from fer_bench.suite import members
 from fer_bench.train import precision
 from fer_bench.train.steps import Averaging
@@ -267,6 +268,37 @@ def test_ema_is_scored_instead_of_the_last_weights():
     slow = train.fit(job(epochs=1, ema=0.999), ENGINE)
     last = train.fit(job(epochs=1), ENGINE)
     assert bits(slow) != bits(last)
+
+
+@pytest.mark.parametrize(("share", "last"), [(0.5, 2), (0.1, 1)])
+def test_swa_scores_the_mean_of_the_last_epochs_with_statistics_of_its_own(share, last):
+    this = job(epochs=4, swa=share, backbone="resnet10t")
+    trained, ends = this.network.module, []
+
+    def report(where):
+        if where.entry is not None:
+            ends.append(copy.deepcopy(list(trained.parameters())))
+
+    fitted = train.fit(this, ENGINE, report=report)
+    for found, *of_epochs in zip(fitted.module.parameters(), *ends[-last:], strict=True):
+        torch.testing.assert_close(found, torch.stack(of_epochs).mean(0))
+    # six batches show every image once, unchanged, so the means of the first layer are those of all images together
+    x = to_input(to_gray(torch.from_numpy(this.images)), this.network)
+    first, norm = list(fitted.module.get_submodule("conv1").children())[:2]
+    with torch.no_grad():
+        means = first(x).mean((0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-5)
+    assert fitted.history[-1]["validation_accuracy"] == pytest.approx(this.validate(fitted.module)[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("stop_after", [7, 11, 14])
+def test_swa_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, stop_after):
+    settings = {"epochs": 3, "swa": 0.67, "backbone": "resnet10t", "augment": Augment(shift=0.1), "n": 80}
+    whole = train.fit(job(**settings), ENGINE)
+    asked, path = itertools.count(1), tmp_path / "run.pt"
+    with pytest.raises(train.StoppedError):
+        train.fit(job(**settings), ENGINE, checkpoint=path, should_stop=lambda: next(asked) > stop_after)
+    assert bits(train.fit(job(**settings), ENGINE, checkpoint=path)) == bits(whole)
 
 
 def test_the_average_is_that_of_timm():

@@ -71,6 +71,9 @@ class Train(Frozen):
         0.0, description="alpha of the Beta distribution, 0 is off; with mixup, either at even odds"
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights, 0 is off")
+    swa: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the epochs, the last ones, whose weights are averaged at the end, 0 is off"
+    )
     clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
     repeats: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="copies of each image in a batch, each changed by a draw of its own"
@@ -81,8 +84,14 @@ class Train(Frozen):
         1.0, description="side of the first epoch as a share of image_size; all of it from four fifths of the epochs on"
     )
 
+    @model_validator(mode="after")
+    def _one_way_of_averaging(self) -> "Train":
+        if self.ema and self.swa:
+            raise ValueError("ema and swa: both average the weights; set one of them to 0")
+        return self
 
-ADDED: Mapping[str, Any] = {"repeats": 1, "sam": None, "distill": None, "start_size": 1.0}
+
+ADDED: Mapping[str, Any] = {"repeats": 1, "sam": None, "distill": None, "start_size": 1.0, "swa": 0.0}
 """Keys of ``train:`` that came after the first records, with the values that change nothing."""
 
 

@@ -10,6 +10,7 @@ NAMES = {
     "train.final_lr": "final learning rate",
     "train.warmup": "warm-up",
     "train.ema": "weight averaging (EMA)",
+    "train.swa": "weight averaging (SWA), share of the epochs",
     "train.clip_grad": "gradient clipping",
     "train.distill": "distillation",
     "train.distill.weight": "distillation: share of the teacher",

@@ -74,7 +74,7 @@ def peak_bytes(
     train = member.train
     whole = train.batch_size * train.repeats
     batch = min(whole, measured.micro_batch or whole)
-    copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema else 0) + (2 if train.sam else 0)
+    copies = 2 + (2 if train.optimizer != "sgd" else 1) + (1 if train.ema or train.swa else 0) + (2 if train.sam else 0)
     fixed = 4 * measured.parameters * copies + data + (SCRATCH if device.type == "cpu" else 0)
     training = max(measured.image_bytes + 2 * measured.largest_bytes, measured.pass_bytes)
     return fixed + max(training * batch, scoring)
@@ -217,7 +217,8 @@ def _passes(member: Member) -> float:
     """What an image of Training costs in an epoch, in passes forward and back at the full side, over all epochs."""
     train = member.train
     pixels = statistics.fmean((member.side_at(epoch) / member.image_size) ** 2 for epoch in range(train.epochs))
-    return pixels * train.repeats * (1 + 1 / train.sam.every if train.sam else 1)
+    renewed = FORWARD_SHARE * train.swa  # the statistics of the averaged weights
+    return pixels * train.repeats * (1 + 1 / train.sam.every if train.sam else 1) + renewed
 
 
 def _held(run: Run) -> int:

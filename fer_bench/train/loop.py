@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from fer_bench.allocation import release_freed_memory
 from fer_bench.augment import augment, mix
 from fer_bench.models import CLASSES, place, to_gray, to_input
+from fer_bench.train import swa
 from fer_bench.train.precision import using_threads
 from fer_bench.train.schedule import class_weights, derive, lr_factor, make_optimizer
 from fer_bench.train.state import (
@@ -66,8 +68,7 @@ def fit(
         if checkpoint is not None:
             save(state, checkpoint)
         raise
-    module = state.ema.module if state.ema is not None else state.module
-    return Fitted(module, state.history, state.seconds, state.micro_batch, state.precision, state.threads)
+    return Fitted(state.scored, state.history, state.seconds, state.micro_batch, state.precision, state.threads)
 
 
 def _targets(job: Job) -> np.ndarray:
@@ -100,6 +101,7 @@ def _start(job: Job, engine: Engine) -> State:
         optimizer=make_optimizer(job.network, train),
         scaler=torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16"),
         ema=ModelEmaV3(module, decay=train.ema, use_warmup=True) if train.ema else None,
+        swa=AveragedModel(module) if train.swa else None,
         forward=torch.compile(module) if engine.compiles else module,
         micro_batch=min(engine.micro_batch or job.batch, job.batch),
         threads=engine.threads or torch.get_num_threads(),
@@ -154,7 +156,7 @@ def _epoch(
             save(state, checkpoint)
             saved = last = time.monotonic()
     where = _progress(job, state)
-    entry = _close_epoch(job, engine, state)
+    entry = _close_epoch(job, engine, state, images)
     if checkpoint is not None:
         save(state, checkpoint)
     report(replace(where, entry=entry))
@@ -174,13 +176,16 @@ def _progress(job: Job, state: State) -> Progress:
     return Progress(state.epoch + 1, epochs, steps, job.steps, lambda: float(loss_sum) / steps, speed, left)
 
 
-def _close_epoch(job: Job, engine: Engine, state: State) -> dict[str, float]:
+def _close_epoch(job: Job, engine: Engine, state: State, images: Tensor) -> dict[str, float]:
     """Validate the weights that would be scored, for the history alone: no epoch is ever picked."""
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
     start = time.monotonic()
     release_freed_memory()
-    loss, accuracy = job.validate(state.ema.module if state.ema is not None else state.module)
+    if state.swa is not None and swa.counts(job.member.train, state.epoch):
+        state.swa.update_parameters(state.module)
+        swa.renew_statistics(state.swa, job, engine, images)
+    loss, accuracy = job.validate(state.scored)
     release_freed_memory()
     if not math.isfinite(loss):
         raise DivergedError(f"the validation loss is {loss} after epoch {state.epoch + 1}")

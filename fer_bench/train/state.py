@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from fer_bench.config import Member
 from fer_bench.files import write_atomic
@@ -69,6 +70,8 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: Any
+    swa: AveragedModel | None
+    """The mean of the weights of the last epochs."""
     forward: Callable[[Tensor], Tensor]
     """The module, compiled or not."""
     micro_batch: int
@@ -81,6 +84,13 @@ class State:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def scored(self) -> nn.Module:
+        """The module whose weights count: the averaged ones where there are any."""
+        if self.swa is not None and int(self.swa.n_averaged):
+            return self.swa.module
+        return self.module if self.ema is None else self.ema.module
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,7 @@ def save(state: State, path: Path) -> None:
     held: dict[str, Any] = {
         "module": state.module.state_dict(),
         "ema": None if state.ema is None else state.ema.module.state_dict(),
+        "swa": None if state.swa is None else state.swa.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
         "precision": state.precision,
@@ -154,6 +165,8 @@ def restore(state: State, held: dict[str, Any]) -> None:
     state.module.load_state_dict(held["module"])
     if state.ema is not None:
         state.ema.module.load_state_dict(held["ema"])
+    if state.swa is not None:
+        state.swa.load_state_dict(held["swa"])
     state.optimizer.load_state_dict(held["optimizer"])
     state.scaler.load_state_dict(held["scaler"])
     for name in _PLAIN:
