@@ -53,6 +53,14 @@ def test_gradients_are_those_of_the_usual_convolution(side, kernel, padding, bia
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_what_is_no_batch_of_images_stays_as_it_is():
+    usual, ours, x = both((4, 4), (5, 5), (2, 2))
+    assert way(ours(x[0])) != "_ConvolutionBackward"
+    torch.testing.assert_close(passed(ours, x[0])[2], passed(usual, x[0])[2])
+    half = copy.deepcopy(ours).bfloat16()
+    assert way(half(x.bfloat16())) == "ConvolutionBackward0"
+
+
 def test_frozen_filters_and_constant_inputs_get_no_gradient():
     usual, ours, x = both((4, 4), (5, 5), (2, 2))
     ours(x).sum().backward()

@@ -291,6 +291,19 @@ def test_swa_scores_the_mean_of_the_last_epochs_with_statistics_of_its_own(share
     assert fitted.history[-1]["validation_accuracy"] == pytest.approx(this.validate(fitted.module)[1], abs=1e-6)
 
 
+def test_swa_cuts_batches_where_memory_is_full():
+    def refuse(module, inputs):
+        if module.training and len(inputs[0]) > 6:
+            raise torch.OutOfMemoryError("too large")
+
+    this = job(epochs=2, swa=0.5, backbone="resnet10t")
+    this.network.module.register_forward_pre_hook(refuse)
+    fitted = train.fit(this, ENGINE)
+    cut = train.fit(job(epochs=2, swa=0.5, backbone="resnet10t"), train.Engine(CPU, micro_batch=4))
+    assert fitted.micro_batch == 4
+    assert bits(fitted) == bits(cut)
+
+
 @pytest.mark.parametrize("stop_after", [7, 11, 14])
 def test_swa_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, stop_after):
     settings = {"epochs": 3, "swa": 0.67, "backbone": "resnet10t", "augment": Augment(shift=0.1), "n": 80}

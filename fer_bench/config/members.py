@@ -72,7 +72,8 @@ class Train(Frozen):
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights, 0 is off")
     swa: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the epochs, the last ones, whose weights are averaged at the end, 0 is off"
+        0.0,
+        description="share of the epochs, the last ones, whose weights are averaged: rounded, at least one; 0 is off",
     )
     clip_grad: NotNegative = Field(0.0, description="largest norm of the gradient, 0 is off")
     repeats: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -83,6 +84,11 @@ class Train(Frozen):
     start_size: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="side of the first epoch as a share of image_size; all of it from four fifths of the epochs on"
     )
+
+    @property
+    def swa_epochs(self) -> int:
+        """How many epochs, the last ones, ``swa`` averages: none where it is off, else at least one."""
+        return max(1, round(self.swa * self.epochs)) if self.swa else 0
 
     @model_validator(mode="after")
     def _one_way_of_averaging(self) -> "Train":

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise ``nn.Conv2d`` of stride 1 with that gradient, on a CPU in float32."""
+    """A depthwise ``nn.Conv2d`` of stride 1 with that gradient, on a CPU in full precision."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        is_ours = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.dim() == 4
         is_small = max(x.shape[-2:]) < max(self.kernel_size)
-        is_usual = x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-        if not is_small or is_usual or not weight.requires_grad:
+        if not is_ours or not is_small or not weight.requires_grad or torch.is_autocast_enabled("cpu"):
             return super()._conv_forward(x, weight, bias)
         y = _Convolution.apply(x, weight, self.padding)
         return y if bias is None else y + bias.view(-1, 1, 1)

@@ -217,7 +217,7 @@ def _passes(member: Member) -> float:
     """What an image of Training costs in an epoch, in passes forward and back at the full side, over all epochs."""
     train = member.train
     pixels = statistics.fmean((member.side_at(epoch) / member.image_size) ** 2 for epoch in range(train.epochs))
-    renewed = FORWARD_SHARE * train.swa  # the statistics of the averaged weights
+    renewed = FORWARD_SHARE * train.swa_epochs / train.epochs  # the statistics of the averaged weights
     return pixels * train.repeats * (1 + 1 / train.sam.every if train.sam else 1) + renewed
 
 

@@ -182,9 +182,9 @@ def _close_epoch(job: Job, engine: Engine, state: State, images: Tensor) -> dict
         torch.cuda.synchronize(engine.device)
     start = time.monotonic()
     release_freed_memory()
-    if state.swa is not None and swa.counts(job.member.train, state.epoch):
+    if state.swa is not None and state.epoch >= job.member.train.epochs - job.member.train.swa_epochs:
         state.swa.update_parameters(state.module)
-        swa.renew_statistics(state.swa, job, engine, images)
+        swa.renew_statistics(state, state.swa.module, job, engine, images)
     loss, accuracy = job.validate(state.scored)
     release_freed_memory()
     if not math.isfinite(loss):

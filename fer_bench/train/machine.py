@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fer_bench.config import Member
 from fer_bench.files import cache_dir, recall, remember
-from fer_bench.models import Network
+from fer_bench.models import Network, place
 from fer_bench.train.precision import autocast, half_on_cuda, refuse_precision, using_threads
 from fer_bench.train.state import Engine
 from fer_bench.train.steps import is_full
@@ -97,7 +97,7 @@ def _way(network: Network, member: Member) -> Way:
 
 def _key(network: Network, member: Member) -> str:
     train = member.train
-    how = f"{network.side} px, batch {train.batch_size} x {train.repeats}, {train.precision}"
+    how = f"{network.side} px placed, batch {train.batch_size} x {train.repeats}, {train.precision}"
     host = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.node()}"
     return f"{member.backbone} {sorted(member.options.items())}: {how}, {host}"
 
@@ -147,7 +147,11 @@ def _precision(network: Network, way: Way, clock: Clock) -> str:
 
 
 def timed(network: Network, way: Way) -> Timing:
-    """Time up to three forward and backward passes of blank images on the CPU, after one to warm up."""
+    """Time up to three forward and backward passes of blank images on the CPU, after one to warm up.
+
+    The network is placed as for training, whose layout and convolutions are what counts.
+    """
+    place(network.module, torch.device("cpu"))
     x = torch.zeros(way.images, network.channels, network.side, network.side)
     x = x.contiguous(memory_format=torch.channels_last)
     state = {name: value.clone() for name, value in network.module.state_dict().items()}

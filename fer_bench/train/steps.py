@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from fer_bench.config import Train
 from fer_bench.train.precision import autocast
 from fer_bench.train.state import Engine, State
+
+Done = TypeVar("Done")
 
 
 def is_full(error: Exception) -> bool:
@@ -65,12 +67,21 @@ def make_step(
 def _gradients(
     state: State, engine: Engine, x: Tensor, target: Tensor, weight: Tensor, train: Train, seed: int
 ) -> Tensor:
-    """Set the gradients of a batch's mean loss, in micro-batches that are halved while they do not fit into memory."""
-    while True:
+    """Set the gradients of a batch's mean loss."""
+
+    def whole() -> Tensor:
         state.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(seed)
+        return _backward(state, engine, x, target, weight, train.label_smoothing)
+
+    return in_parts(state, whole)
+
+
+def in_parts(state: State, work: Callable[[], Done]) -> Done:
+    """Do work in the state's micro-batches, again from its start with halved ones while they do not fit into memory."""
+    while True:
         try:
-            return _backward(state, engine, x, target, weight, train.label_smoothing)
+            return work()
         except RuntimeError as error:
             if state.micro_batch <= 2 or not is_full(error):
                 raise

@@ -8,27 +8,30 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from fer_bench.augment import augment
-from fer_bench.config import Train
 from fer_bench.models import to_gray, to_input
 from fer_bench.train.precision import autocast
 from fer_bench.train.schedule import derive
-from fer_bench.train.state import Engine, Job
+from fer_bench.train.state import Engine, Job, State
+from fer_bench.train.steps import in_parts
 
 
-def counts(train: Train, epoch: int) -> bool:
-    """Whether the weights at the end of an epoch, counted from 0, enter the mean."""
-    return epoch >= train.epochs - max(1, round(train.swa * train.epochs))
+def renew_statistics(state: State, mean: nn.Module, job: Job, engine: Engine, images: Tensor) -> None:
+    """Give the mean's batch normalisation the statistics of an epoch of changed images, from (N, 48, 48) uint8.
 
+    Batches are cut as in training, where memory asks for it.
+    """
 
-def renew_statistics(averaged: AveragedModel, job: Job, engine: Engine, images: Tensor) -> None:
-    """Give the mean's batch normalisation the statistics of an epoch of changed images, from (N, 48, 48) uint8."""
-    torch.manual_seed(derive(job.seed, job.member.train.epochs, "swa"))
-    with autocast(engine.device, engine.precision):
-        update_bn(_batches(job, images), averaged.module)
+    def whole() -> None:
+        torch.manual_seed(derive(job.seed, job.member.train.epochs, "swa"))
+        parts = (part for batch in _batches(job, images) for part in batch.split(state.micro_batch))
+        with autocast(engine.device, engine.precision):
+            update_bn(parts, mean)
+
+    in_parts(state, whole)
 
 
 def _batches(job: Job, images: Tensor) -> Iterator[Tensor]:
