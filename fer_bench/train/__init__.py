@@ -2,7 +2,7 @@
 
 All randomness of a step is a pure function of (seed, epoch, step), so a run that was stopped anywhere goes on with
 the same bits and a checkpoint holds no random state. Nothing in a step waits for the device. ``precision`` and
-``schedule`` say how, ``state`` holds what a run is given and changes, ``steps`` makes one step, ``loop`` all of them, and
+``schedule`` say how, ``state`` holds what a run is given and changes, ``steps`` makes one step, ``loop`` all of them,
 ``swa`` the statistics of averaged weights.
 """
 
