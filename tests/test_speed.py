@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import runpy
@@ -16,6 +17,7 @@ import reading
 import report
 import training
 from fer_bench import data
+from fer_bench.config import Member
 from fer_bench.errors import UserError
 from fer_bench.train import using_threads
 
@@ -151,6 +153,15 @@ class Loop:
 
     def __call__(self):
         self.seen.append(torch.get_num_threads())
+
+
+@pytest.mark.parametrize(("backbone", "count"), [("tf_efficientnet_lite0", 4), ("resnet18", 3)])
+def test_each_setting_keeps_what_the_one_before_has(monkeypatch, backbone, count):
+    monkeypatch.setattr(training, "_has_bf16", lambda device: False)
+    this = Member(name="m", backbone=backbone, pretrained=False, image_size=48)
+    flags = [(c.is_channels_last, c.has_products, c.compiles) for c in training.cases(this, torch.device("cpu"))]
+    assert len(flags) == count
+    assert all(a != b and all(x <= y for x, y in zip(a, b, strict=True)) for a, b in itertools.pairwise(flags))
 
 
 def test_settings_draw_alike_so_that_they_alone_differ():

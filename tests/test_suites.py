@@ -119,7 +119,7 @@ def changed(base: Member, other: Member) -> dict:
 
 
 def one_thing_each(members: Sequence[Member], base: Member, swa: str, without: str) -> None:
-    """Each changes one thing of the base; one average of the weights stands in for the other, so that one of none."""
+    """Each changes one thing of the base; SWA, which excludes the EMA of the base, one of the member without."""
     found = {member.name: member for member in members}
     for member in members:
         before = found[without] if member.name == swa else base

@@ -62,9 +62,7 @@ class Bare:
         shape = (self.this.train.batch_size, self.network.channels, self.network.side, self.network.side)
         self.x = torch.randn(shape, device=self.device)
         if self.is_channels_last:
-            if self.has_products:
-                place(module, self.device)
-            module.to(memory_format=torch.channels_last)
+            place(module, self.device) if self.has_products else module.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.y = torch.randint(0, 7, shape[:1], device=self.device)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if self.compiles else module
@@ -275,9 +273,9 @@ def cases(this: Member, device: torch.device) -> list[Case]:
     half = "bf16" if _has_bf16(device) else "fp32"
     found = [Case("fp32", "fp32"), Case("+ bf16", half), Case("+ channels-last", half, True)]
     placed = place(build(this, None).module, device)
-    if any(isinstance(layer, DepthwiseConv2d) for layer in placed.modules()):
+    if half == "fp32" and any(isinstance(layer, DepthwiseConv2d) for layer in placed.modules()):
         found.append(Case("+ depthwise products", half, True, has_products=True))
-    found.append(Case("+ compiled", half, True, True))
+    found.append(Case("+ compiled", half, True, True, has_products=True))
     return [case for case in found if case.name != "+ bf16" or half == "bf16"]
 
 

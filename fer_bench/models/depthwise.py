@@ -1,6 +1,6 @@
 """Depthwise convolutions whose filters are wider than their maps, as at the end of a network on small images.
 
-There a CPU takes twenty times as long for the gradient of the filters as for all else: oneDNN has no fast way for it.
+There a CPU takes far longer for the gradient of the filters than for all else: oneDNN has no fast way for it.
 Two matrix products give the same sums (benchmark/LOG.md); nothing else of the convolution changes.
 """
 

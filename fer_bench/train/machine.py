@@ -97,6 +97,7 @@ def _way(network: Network, member: Member) -> Way:
 
 def _key(network: Network, member: Member) -> str:
     train = member.train
+    # "placed" parts these answers from those of a time when the probe timed another layout
     how = f"{network.side} px placed, batch {train.batch_size} x {train.repeats}, {train.precision}"
     host = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {platform.node()}"
     return f"{member.backbone} {sorted(member.options.items())}: {how}, {host}"
