@@ -1,9 +1,9 @@
 """Batch in, batch out: per-sample random changes of training images, and the fixed copies of test images.
 
-Everything works on gray images (B, 1, S, S) in [0, 1] at the native side, before upscaling, which is cheaper than
-warping upscaled images. Each random function takes its generator; nothing here touches a global one. What is drawn for
-a batch is worked out beside the generator, which is on the CPU, and goes to a GPU in one copy: small steps cost more to
-launch there than to do.
+Everything works on gray images (B, 1, S, S) in [0, 1]: at the native side, before upscaling, which is cheaper than
+warping upscaled images but interpolates twice, or sampled once straight to the network's side. Each random function
+takes its generator; nothing here touches a global one. What is drawn for a batch is worked out beside the generator,
+which is on the CPU, and goes to a GPU in one copy: small steps cost more to launch there than to do.
 """
 
 import math
@@ -21,21 +21,25 @@ def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tens
     return low + (high - low) * torch.rand(n, generator=generator, device=generator.device)
 
 
-def augment(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
-    """Change each image of ``x`` (B, 1, S, S) by its own draw; brightness, contrast and erasing come after the warp."""
-    x = warp(x, how, generator)
+def augment(x: Tensor, how: Augment, generator: torch.Generator, side: int | None = None) -> Tensor:
+    """Change each image of ``x`` (B, 1, S, S) by its own draw; brightness, contrast and erasing come after the warp.
+
+    With ``side`` the warp samples them straight at it, (B, 1, side, side); where it only mirrors they keep their own.
+    """
+    x = warp(x, how, generator, side)
     if how.brightness or how.contrast:
         x = shade(x, how.brightness, how.contrast, generator)
     return erase(x, how.erase, generator) if how.erase else x
 
 
-def warp(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
-    """Mirror, rotate, scale and shift each image at once, bilinear, outside filled with the nearest edge pixel.
+def warp(x: Tensor, how: Augment, generator: torch.Generator, side: int | None = None) -> Tensor:
+    """Mirror, rotate, scale and shift each image at once, outside filled with the nearest edge pixel.
 
     Args:
         x: (B, 1, S, S).
         how: ``flip`` a probability, ``rotate`` in degrees, ``scale`` and ``shift`` as fractions.
         generator: the source of the draws.
+        side: what the images are sampled at, bicubic; None: their own side, bilinear.
     """
     n, device = len(x), x.device
     is_mirrored = uniform(n, 0, 1, generator) < how.flip
@@ -48,8 +52,16 @@ def warp(x: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
     cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
     rows = torch.stack([sign * cos, -sign * sin, sin, cos], dim=1).view(n, 2, 2)
     matrix = torch.cat([rows, shift.unsqueeze(2)], dim=2)  # (B, 2, 3)
-    grid = F.affine_grid(matrix.to(device, non_blocking=True), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return _sample(x, matrix.to(device, non_blocking=True), side)
+
+
+def _sample(x: Tensor, matrix: Tensor, side: int | None) -> Tensor:
+    """Look up (B, C, S, S) where each matrix (B, 2, 3) says, as ``F.affine_grid`` reads it: (B, C, side, side)."""
+    size = [*x.shape[:2], *(x.shape[2:] if side is None else (side, side))]
+    grid = F.affine_grid(matrix, size, align_corners=False)
+    mode = "bilinear" if side is None else "bicubic"
+    found = F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=False)
+    return found if side is None else found.clamp(0, 1)  # bicubic overshoots at edges
 
 
 def shade(x: Tensor, brightness: float, contrast: float, generator: torch.Generator) -> Tensor:
@@ -133,24 +145,34 @@ def _beta(alpha: float, generator: torch.Generator) -> float:
     return first / (first + second) if first + second > 0 else 0.5
 
 
-def copy_of(x: Tensor, view: View) -> Tensor:
+def copy_of(x: Tensor, view: View, side: int | None = None) -> Tensor:
     """The copy of each image that a view asks for, but for its mirroring: (B, 1, S, S) -> (B, 1, S - trim, S - trim).
 
+    With ``side`` a turned copy is sampled straight at it, (B, 1, side, side); what is only cut keeps its own pixels.
     All images change alike. Mirroring is left to who resizes: a copy and its mirror image share one resized tensor.
     """
-    return box(turn(x, view.angle) if view.angle else x, view.trim, view.down, view.right)
+    if not view.angle:
+        return box(x, view.trim, view.down, view.right)
+    if side is None:
+        return box(turn(x, view.angle), view.trim, view.down, view.right)
+    whole, kept = x.shape[-1], x.shape[-1] - view.trim
+    middle = [2 * (view.trim // 2 + moved + kept / 2) / whole - 1 for moved in (view.right, view.down)]
+    return turn(x, view.angle, side, kept / whole, (middle[0], middle[1]))
 
 
-def turn(x: Tensor, degrees: float) -> Tensor:
-    """Rotate images (B, 1, S, S) about their centre, bilinear, outside filled with the nearest edge pixel.
+def turn(
+    x: Tensor, degrees: float, side: int | None = None, zoom: float = 1, middle: tuple[float, float] = (0, 0)
+) -> Tensor:
+    """Rotate images (B, 1, S, S) about their centre, outside filled with the nearest edge pixel.
 
-    The batch takes the place of channels, so that one grid serves all of it.
+    With ``side`` only a square is sampled, at that side, bicubic: ``zoom`` of theirs, with its ``middle`` at (right,
+    down) of their centre, in half sides; else all of it at their own side, bilinear. The batch takes the place of
+    channels, so that one grid serves all of it.
     """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    matrix = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=x.device)
-    stacked = x.transpose(0, 1)  # (1, B, S, S)
-    grid = F.affine_grid(matrix, list(stacked.shape), align_corners=False)
-    return F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False).transpose(0, 1)
+    right, down = middle
+    rows = [[zoom * cos, -zoom * sin, cos * right - sin * down], [zoom * sin, zoom * cos, sin * right + cos * down]]
+    return _sample(x.transpose(0, 1), torch.tensor([rows], device=x.device), side).transpose(0, 1)
 
 
 def box(x: Tensor, trim: int, down: int, right: int) -> Tensor:

@@ -65,7 +65,7 @@ def _averages(network: Network, gray: Tensor, names: Sequence[str]) -> Tensor:
     sets = [view_set(name) for name in names]
     total = torch.zeros(len(sets), len(gray), CLASSES, device=gray.device)
     for upright, views in groupby(sorted(set().union(*sets)), key=lambda view: view.upright):
-        x = to_input(augment.copy_of(gray, upright), network)
+        x = to_input(augment.copy_of(gray, upright, network.sampled_side), network)
         for view in views:
             p = _softmax(network.module, x.flip(-1) if view.mirror else x)
             for row, weights in zip(total, sets, strict=True):

@@ -229,6 +229,7 @@ def test_the_ablation_suite_is_a_star_that_meets_the_row_of_cpu():
     assert {pair: change for pair, change in found.items() if pair not in star} == {
         ("ablation-8-epochs", "lite0-96"): "side 48 → 96 px",
         ("ablation-96px", "lite0-96"): "epochs 5 → 8",
+        ("vgg-small-scratch", "vgg-small-long"): "epochs 20 → 40",
         ("ablation-no-ema", "ablation-swa"): "weight averaging (SWA), share of the epochs 0 → 0.4",
     }
 
@@ -252,6 +253,7 @@ def test_a_crowd_is_left_to_the_results():
         ("train.layer_decay", None, 0.75, "layer decay 1 → 0.75"),  # left out: the default of config
         ("train.unheard_of", None, True, "unheard of off → on"),
         ("options.drop_rate", None, 0.2, "option drop_rate off → 0.2"),
+        ("sampling", None, "once", "interpolations of a changed face twice → once"),
     ],
 )
 def test_changes_in_words(key, before, after, expected):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.nn.functional import interpolate
 from torchvision import transforms as tv
 
 from fer_bench import augment
@@ -186,3 +187,58 @@ def test_a_crop_of_a_shifted_image_is_one_box():
 def test_the_plain_view_is_the_image_itself():
     x = faces(2)
     assert augment.copy_of(x, View()).data_ptr() == x.data_ptr()
+
+
+def enlarged(x, side):
+    """Bicubic at half-pixel centres, by torch's resizing, which shares no code with a warp."""
+    return interpolate(x, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+@pytest.mark.parametrize("side", [48, 64, 96, 112])
+def test_a_face_sampled_once_that_is_not_moved_is_the_resized_one(side):
+    x = faces(3)
+    still = Augment(flip=0, rotate=1e-9)  # drawn as any turn, and too little to be seen
+    assert torch.allclose(augment.augment(x, still, gen(), side), enlarged(x, side), atol=1e-5)
+    mirrored = Augment(flip=1, rotate=1e-9)
+    assert torch.allclose(augment.augment(x, mirrored, gen(), side), enlarged(x.flip(-1), side), atol=1e-5)
+
+
+def test_a_face_sampled_once_is_turned_and_resized_as_in_scipy():
+    x = torch.cat([ramp(), ramp().flip(-1)])
+    for angle in (-5.0, 5.0):
+        turned = augment.copy_of(x, View(angle=angle), side=96)
+        for image, copy in zip(x[:, 0].numpy(), turned[:, 0].numpy(), strict=True):
+            whole = ndimage.rotate(image, angle, reshape=False, order=3, mode="nearest")
+            places = np.indices((96, 96)) / 2 - 0.25
+            expected = ndimage.map_coordinates(whole, places, order=3, mode="nearest")
+            assert np.abs(copy - expected).max() < 0.01
+
+
+@pytest.mark.parametrize(("trim", "down", "right"), [(4, 0, 0), (-4, 0, 0), (4, 2, -2), (0, 0, 2)])
+def test_a_cut_of_a_turned_face_sampled_once_is_the_cut_of_the_whole(trim, down, right):
+    """The whole face at four times its side has the pixels of the cut, at four times its own, in its midst."""
+    x = faces(2)
+    whole = augment.copy_of(x, View(angle=5), side=4 * 48)
+    cut = augment.copy_of(x, View(angle=5, trim=trim, down=down, right=right), side=4 * (48 - trim))
+    top, left = 4 * (trim // 2 + down), 4 * (trim // 2 + right)
+    rows, columns = (slice(max(0, at), min(4 * 48, at + 4 * (48 - trim))) for at in (top, left))
+    inside = cut[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    assert torch.allclose(inside, whole[..., rows, columns], atol=1e-4)
+
+
+def test_faces_sampled_once_stay_sharper():
+    """Bilinear at 48 px and again to 96 loses more of what differs between neighbours."""
+    x = torch.from_numpy(ndimage.gaussian_filter(faces(64).numpy(), (0, 0, 0.7, 0.7)))
+    how = Augment(shift=0.06, rotate=10)
+    twice = interpolate(augment.augment(x, how, gen()), size=(96, 96), mode="bilinear", align_corners=False)
+    once = augment.augment(x, how, gen(), 96)
+    assert once.shape == twice.shape == (64, 1, 96, 96)
+    detail = [float((y[..., 1:] - y[..., :-1]).square().mean()) for y in (once, twice, enlarged(x, 96))]
+    assert detail[1] < 0.8 * detail[0]
+    assert detail[0] > 0.75 * detail[2]
+
+
+def test_once_and_twice_draw_the_same_changes():
+    x, how = ramp().repeat(8, 1, 1, 1), Augment(shift=0.06, rotate=10, scale=0.08, brightness=0.1, contrast=0.15)
+    twice = enlarged(augment.augment(x, how, gen(3)), 96)
+    assert (augment.augment(x, how, gen(3), 96) - twice).abs().max() < 0.02

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -288,6 +289,16 @@ def test_gray_becomes_three_normalised_channels():
     assert x.shape == (2, 3, 96, 96)
     for channel, (mean, std) in enumerate(zip(network.mean, network.std, strict=True)):
         assert torch.allclose(x[:, channel], torch.tensor((0.2 - mean) / std))
+
+
+@pytest.mark.parametrize(("side", "mode", "antialias"), [(96, "bicubic", False), (32, "bicubic", True)])
+def test_faces_of_a_network_that_samples_once_are_resized_bicubic(side, mode, antialias):
+    network = replace(models.build(member("resnet18", image_size=64, sampling="once"), None), side=side)
+    gray = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(gray, size=(side, side), mode=mode, antialias=antialias).clamp(0, 1)
+    x = models.to_input(gray, network)
+    assert torch.allclose(x[:, 0] * network.std[0] + network.mean[0], expected[:, 0], atol=1e-6)
+    assert network.sampled_side == max(side, 48)
 
 
 def test_layer_decay_grows_towards_the_head_and_never_vanishes():

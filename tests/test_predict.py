@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -48,6 +49,25 @@ def test_ten_crop_is_the_mean_over_the_crops_of_torchvision(network):
     crops = [crop.numpy() for crop in ten_crop(torch.from_numpy(images(3)), [44, 44])]
     p = predict.probabilities(network, images(3), "ten-crop", device=CPU)
     assert np.allclose(p, np.mean([by_hand(network, np.ascontiguousarray(crop)) for crop in crops], axis=0), atol=1e-5)
+
+
+def test_turned_faces_of_a_network_that_samples_once_are_turned_at_its_side(network):
+    """Half the face, a quarter each turn; pixels of the turned ones come from the face itself, bicubic, once."""
+    once = dataclasses.replace(network, sampling="once")
+    gray = torch.from_numpy(images()).float().unsqueeze(1) / 255
+    expected = torch.zeros(5, 7)
+    for angle, share in ((0.0, 0.5), (-5.0, 0.25), (5.0, 0.25)):
+        turn = math.radians(angle)
+        matrix = torch.tensor([[math.cos(turn), -math.sin(turn), 0.0], [math.sin(turn), math.cos(turn), 0.0]])
+        grid = torch.nn.functional.affine_grid(matrix.expand(5, 2, 3), [5, 1, 64, 64], align_corners=False)
+        x = torch.nn.functional.grid_sample(gray, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        x = x.clamp(0, 1).repeat(1, 3, 1, 1)
+        x = (x - torch.tensor(network.mean).view(3, 1, 1)) / torch.tensor(network.std).view(3, 1, 1)
+        with torch.no_grad():
+            expected += share * network.module.eval()(x).softmax(1)
+    found = predict.probabilities(once, images(), "rotate", device=CPU)
+    assert np.allclose(found, expected, atol=1e-5)
+    assert not np.allclose(found, predict.probabilities(network, images(), "rotate", device=CPU), atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

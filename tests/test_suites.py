@@ -131,7 +131,15 @@ def test_each_member_of_the_ablation_changes_one_thing_of_the_base():
     changes = [changed(base, member) for member in others]
     one_thing_each(others, base, "ablation-swa", "ablation-no-ema")
     assert len({json.dumps(change) for change in changes}) == len(others)
-    wanted = {"pretrained", "image_size", "train.label_smoothing", "train.mixup", "train.ema", "train.class_weights"}
+    wanted = {
+        "pretrained",
+        "image_size",
+        "sampling",
+        "train.label_smoothing",
+        "train.mixup",
+        "train.ema",
+        "train.class_weights",
+    }
     wanted |= {f"augment.{key}" for key in config.Augment.model_fields}
     assert wanted <= {key for change in changes for key in change}
 

@@ -264,6 +264,25 @@ def test_a_network_is_fed_the_side_of_the_epoch_and_scored_at_its_own():
     assert seen == [32, 48, 64]
 
 
+@pytest.mark.parametrize("swa", [0, 0.5])
+def test_faces_sampled_once_reach_the_network_sharper(swa):
+    """Of all batches, those that renew statistics too: how much neighbouring pixels differ."""
+    detail = {}
+    for sampling in ("twice", "once"):
+        this = job(backbone="resnet10t", augment=Augment(rotate=10, shift=0.06), swa=swa)
+        network = dataclasses.replace(this.network, side=64, sampling=sampling)
+        member = this.member.model_copy(update={"image_size": 64, "sampling": sampling})
+        seen: list[float] = []
+        network.module.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(float(inputs[0].diff(dim=2).square().mean()))
+        )
+        this = dataclasses.replace(this, network=network, member=member, validate=lambda module: (0.0, 0.0))
+        train.fit(this, ENGINE)
+        detail[sampling] = seen
+    assert len(detail["once"]) == len(detail["twice"]) >= 12
+    assert all(once > 1.1 * twice for once, twice in zip(detail["once"], detail["twice"], strict=True))
+
+
 def test_ema_is_scored_instead_of_the_last_weights():
     slow = train.fit(job(epochs=1, ema=0.999), ENGINE)
     last = train.fit(job(epochs=1), ENGINE)

@@ -97,8 +97,15 @@ class Train(Frozen):
         return self
 
 
-ADDED: Mapping[str, Any] = {"repeats": 1, "sam": None, "distill": None, "start_size": 1.0, "swa": 0.0}
-"""Keys of ``train:`` that came after the first records, with the values that change nothing."""
+ADDED: Mapping[str, Any] = {
+    "sampling": "twice",
+    "train.repeats": 1,
+    "train.sam": None,
+    "train.distill": None,
+    "train.start_size": 1.0,
+    "train.swa": 0.0,
+}
+"""Keys of a member that came after the first records, by dotted name, with the values that change nothing."""
 
 
 class Tuned(Frozen):
@@ -120,6 +127,11 @@ class Member(Frozen):
         None, description="a .pth or .safetensors file, or dlib's own; default: installed package, then hub"
     )
     image_size: Annotated[int, Field(ge=LEAST_SIDE, le=1024)] = Field(48, description="side in pixels after upscaling")
+    sampling: Literal["twice", "once"] = Field(
+        "twice",
+        description="how a moved or turned face gets to image_size: twice: bilinear at 48 px, then resized bilinear, "
+        "which blurs; once: straight to it, bicubic",
+    )
     options: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="handed to the network's constructor, e.g. drop_rate"
     )
@@ -190,7 +202,11 @@ def identity_of(member: Member) -> dict[str, Any]:
     ``ADDED`` enters where it is set: what was trained before there was one has the identity that it had.
     """
     found = member.model_dump(mode="json", exclude={"name", "weights", "folds", "fold_views", "tuned"})
-    found["train"] = {key: value for key, value in found["train"].items() if key not in ADDED or value != ADDED[key]}
+    for key, neutral in ADDED.items():
+        section, _, last = key.rpartition(".")
+        group = found[section] if section else found
+        if group[last] == neutral:
+            del group[last]
     if member.train.distill:
         del found["train"]["distill"]["teacher"]  # what it teaches enters by its SHA-256
     return found

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def build(member: Member, weights: Weights | None) -> Network:
         raise UnfitError(f"{what} ({in_words(error)})") from error
     if weights is not None:
         _calm_head(network.module)
-    return network
+    return replace(network, sampling=member.sampling)
 
 
 def _calm_head(module: nn.Module) -> None:

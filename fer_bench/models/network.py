@@ -2,13 +2,14 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_bench.config import Train
+from fer_bench.data.faces import SIDE
 from fer_bench.models.depthwise import use_products
 
 CLASSES = 7
@@ -25,6 +26,13 @@ class Network:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sampling: Literal["twice", "once"] = "twice"
+    """How its faces get to ``side``: see ``Member.sampling``."""
+
+    @property
+    def sampled_side(self) -> int | None:
+        """The side that faces are sampled at as they are moved and turned, bicubic; None: their own, bilinear."""
+        return max(SIDE, self.side) if self.sampling == "once" else None
 
     @property
     def parameters(self) -> int:
@@ -48,8 +56,9 @@ def to_gray(images: Tensor) -> Tensor:
 def to_input(gray: Tensor, network: Network) -> Tensor:
     """Gray (B, 1, H, W) in [0, 1] -> (B, channels, S, S): resized, repeated, normalised as the weights expect."""
     if gray.shape[-1] != network.side:
-        smaller = network.side < gray.shape[-1]
-        gray = F.interpolate(gray, size=(network.side,) * 2, mode="bilinear", align_corners=False, antialias=smaller)
+        smaller, mode = network.side < gray.shape[-1], "bicubic" if network.sampling == "once" else "bilinear"
+        gray = F.interpolate(gray, size=(network.side,) * 2, mode=mode, align_corners=False, antialias=smaller)
+        gray = gray.clamp(0, 1) if mode == "bicubic" else gray  # which overshoots at edges
     mean, std = (_by_channel(values, gray.device) for values in (network.mean, network.std))
     return ((gray - mean) / std).contiguous(memory_format=torch.channels_last)
 

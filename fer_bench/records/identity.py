@@ -70,10 +70,9 @@ def settings(identity: dict[str, Any]) -> dict[str, Any]:
     The views that are stored change no weights and are left out.
     """
     member = {key: value for key, value in identity["member"].items() if key != "views"}
-    added = {f"train.{key}": value for key, value in ADDED.items()}
     opened = {f"{name}.{key}": value for name in SECTIONS for key, value in member.pop(name, {}).items()}
     initial = {key: identity.get(key) for key in ("weights_sha256", "teacher_sha256")}
-    return {**member, **added, **opened, **initial}
+    return {**ADDED, **member, **opened, **initial}
 
 
 def changed_settings(identity_a: dict[str, Any], identity_b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

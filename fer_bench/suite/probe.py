@@ -123,7 +123,7 @@ def _augmenting(network: Network, member: Member, device: torch.device) -> float
     generator = torch.Generator().manual_seed(0)
 
     def change() -> None:
-        to_input(augment(to_gray(images), member.augment, generator), network)
+        to_input(augment(to_gray(images), member.augment, generator, network.sampled_side), network)
 
     return min(_seconds(device, change) for _ in range(2)) * batch / len(images)
 

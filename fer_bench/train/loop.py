@@ -138,7 +138,7 @@ def _epoch(
         for group in state.optimizer.param_groups:
             group["lr"] = train.lr * group["lr_scale"] * factor
         generator = torch.Generator().manual_seed(derive(job.seed, state.epoch, state.step, "augment"))
-        gray = augment(to_gray(images[rows]), job.member.augment, generator)
+        gray = augment(to_gray(images[rows]), job.member.augment, generator, network.sampled_side)
         target = targets[rows]
         if train.mixup or train.cutmix:
             gray, target = mix(gray, target, train.mixup, train.cutmix, generator)

@@ -41,4 +41,5 @@ def _batches(job: Job, images: Tensor) -> Iterator[Tensor]:
     rows = torch.randperm(len(images), generator=order)[: job.steps * train.batch_size].to(images.device)
     for step, some in enumerate(rows.split(train.batch_size)):
         generator = torch.Generator().manual_seed(derive(job.seed, epoch, step, "augment"))
-        yield to_input(augment(to_gray(images[some]), job.member.augment, generator), network)
+        gray = augment(to_gray(images[some]), job.member.augment, generator, network.sampled_side)
+        yield to_input(gray, network)
