@@ -1,7 +1,7 @@
 """Batch in, batch out: per-sample random changes of training images, and the fixed copies of test images.
 
-Everything works on gray images (B, 1, S, S) in [0, 1]: at the native side, before upscaling, which is cheaper than
-warping upscaled images but interpolates twice, or sampled once straight to the network's side. Each random function
+Everything works on gray images (B, 1, S, S) in [0, 1]. They are changed at their native side and resized afterwards,
+which is cheap and interpolates twice, or with ``side`` sampled straight at that of the network. Each random function
 takes its generator; nothing here touches a global one. What is drawn for a batch is worked out beside the generator,
 which is on the CPU, and goes to a GPU in one copy: small steps cost more to launch there than to do.
 """
@@ -56,11 +56,15 @@ def warp(x: Tensor, how: Augment, generator: torch.Generator, side: int | None =
 
 
 def _sample(x: Tensor, matrix: Tensor, side: int | None) -> Tensor:
-    """Look up (B, C, S, S) where each matrix (B, 2, 3) says, as ``F.affine_grid`` reads it: (B, C, side, side)."""
+    """Look up (B, C, S, S) where each matrix (B, 2, 3) says, as ``F.affine_grid`` reads it: (B, C, side, side).
+
+    Never in half precision, in which places would be off by tenths of a pixel.
+    """
     size = [*x.shape[:2], *(x.shape[2:] if side is None else (side, side))]
-    grid = F.affine_grid(matrix, size, align_corners=False)
     mode = "bilinear" if side is None else "bicubic"
-    found = F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):
+        grid = F.affine_grid(matrix, size, align_corners=False)
+        found = F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=False)
     return found if side is None else found.clamp(0, 1)  # bicubic overshoots at edges
 
 
@@ -146,10 +150,10 @@ def _beta(alpha: float, generator: torch.Generator) -> float:
 
 
 def copy_of(x: Tensor, view: View, side: int | None = None) -> Tensor:
-    """The copy of each image that a view asks for, but for its mirroring: (B, 1, S, S) -> (B, 1, S - trim, S - trim).
+    """The copy of each image (B, 1, S, S) that a view asks for, but for its mirroring; all images change alike.
 
-    With ``side`` a turned copy is sampled straight at it, (B, 1, side, side); what is only cut keeps its own pixels.
-    All images change alike. Mirroring is left to who resizes: a copy and its mirror image share one resized tensor.
+    It has the pixels of the cut, (B, 1, S - trim, S - trim); with ``side`` a turned one is sampled straight at that,
+    (B, 1, side, side). Mirroring is left to who resizes: a copy and its mirror image share one resized tensor.
     """
     if not view.angle:
         return box(x, view.trim, view.down, view.right)
@@ -163,11 +167,16 @@ def copy_of(x: Tensor, view: View, side: int | None = None) -> Tensor:
 def turn(
     x: Tensor, degrees: float, side: int | None = None, zoom: float = 1, middle: tuple[float, float] = (0, 0)
 ) -> Tensor:
-    """Rotate images (B, 1, S, S) about their centre, outside filled with the nearest edge pixel.
+    """Rotate images about their centre, outside filled with the nearest edge pixel; the result (B, 1, side, side).
 
-    With ``side`` only a square is sampled, at that side, bicubic: ``zoom`` of theirs, with its ``middle`` at (right,
-    down) of their centre, in half sides; else all of it at their own side, bilinear. The batch takes the place of
-    channels, so that one grid serves all of it.
+    The batch takes the place of channels, so that one grid serves all of it.
+
+    Args:
+        x: (B, 1, S, S).
+        degrees: of the rotation.
+        side: what they are sampled at, bicubic; None: their own side, bilinear.
+        zoom: how much of the rotated image is kept, a square, as a share of its side.
+        middle: where the centre of that square lies, right and down of the image's, in half sides.
     """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     right, down = middle

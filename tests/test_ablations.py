@@ -253,7 +253,7 @@ def test_a_crowd_is_left_to_the_results():
         ("train.layer_decay", None, 0.75, "layer decay 1 → 0.75"),  # left out: the default of config
         ("train.unheard_of", None, True, "unheard of off → on"),
         ("options.drop_rate", None, 0.2, "option drop_rate off → 0.2"),
-        ("sampling", None, "once", "interpolations of a changed face twice → once"),
+        ("sampling", None, "once", "sampling of moved faces twice → once"),
     ],
 )
 def test_changes_in_words(key, before, after, expected):

@@ -70,6 +70,18 @@ def test_turned_faces_of_a_network_that_samples_once_are_turned_at_its_side(netw
     assert not np.allclose(found, predict.probabilities(network, images(), "rotate", device=CPU), atol=1e-4)
 
 
+def test_turned_faces_are_the_same_in_half_precision(network):
+    """What the network is given, not what it makes of it: a place rounded to bf16 is off by tenths of a pixel."""
+    once, seen = dataclasses.replace(network, side=224, sampling="once"), []
+    hook = network.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
+    for precision in ("fp32", "bf16"):
+        predict.probabilities(once, images(2), "rotate", device=CPU, precision=precision)
+    hook.remove()
+    assert len(seen) == 6
+    for full, half in zip(seen[:3], seen[3:], strict=True):
+        assert torch.allclose(full, half, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("side", [40, 48])
 def test_every_view_fits_a_network_of_one_side(side, precision):

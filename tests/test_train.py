@@ -266,7 +266,10 @@ def test_a_network_is_fed_the_side_of_the_epoch_and_scored_at_its_own():
 
 @pytest.mark.parametrize("swa", [0, 0.5])
 def test_faces_sampled_once_reach_the_network_sharper(swa):
-    """Of all batches, those that renew statistics too: how much neighbouring pixels differ."""
+    """Of all batches, those that renew statistics too: how much neighbouring pixels differ.
+
+    About twice as much as before; a third more where faces are moved as before and only resized bicubic.
+    """
     detail = {}
     for sampling in ("twice", "once"):
         this = job(backbone="resnet10t", augment=Augment(rotate=10, shift=0.06), swa=swa)
@@ -280,7 +283,7 @@ def test_faces_sampled_once_reach_the_network_sharper(swa):
         train.fit(this, ENGINE)
         detail[sampling] = seen
     assert len(detail["once"]) == len(detail["twice"]) >= 12
-    assert all(once > 1.1 * twice for once, twice in zip(detail["once"], detail["twice"], strict=True))
+    assert all(once > 1.8 * twice for once, twice in zip(detail["once"], detail["twice"], strict=True))
 
 
 def test_ema_is_scored_instead_of_the_last_weights():

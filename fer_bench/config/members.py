@@ -129,8 +129,8 @@ class Member(Frozen):
     image_size: Annotated[int, Field(ge=LEAST_SIDE, le=1024)] = Field(48, description="side in pixels after upscaling")
     sampling: Literal["twice", "once"] = Field(
         "twice",
-        description="how a moved or turned face gets to image_size: twice: bilinear at 48 px, then resized bilinear, "
-        "which blurs; once: straight to it, bicubic",
+        description="how faces get to image_size: twice: moved and turned at 48 px, then resized, both bilinear; once: "
+        "moved, turned and resized in one step, bicubic, which keeps them sharper (smaller sides: shrunk after it)",
     )
     options: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="handed to the network's constructor, e.g. drop_rate"

@@ -6,7 +6,7 @@ from fer_bench.config import Augment, Frozen, Member, Train
 
 NAMES = {
     "image_size": "side",
-    "sampling": "interpolations of a changed face",
+    "sampling": "sampling of moved faces",
     "train.lr": "learning rate",
     "train.final_lr": "final learning rate",
     "train.warmup": "warm-up",

@@ -85,7 +85,7 @@ def dlib(member: Member, weights: Weights | None) -> Network:
     name = member.backbone.removeprefix("dlib:")
     require_own(member, DLIB)
     require_options(member, DLIB[name])
-    network = Network(DLIB[name](**member.options), member.image_size, 3, MEAN, STD)
+    network = Network(DLIB[name](**member.options), member.image_size, 3, MEAN, STD, member.sampling)
     if weights is not None:
         load(network, weights.path)
     return network

@@ -27,7 +27,7 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sampling: Literal["twice", "once"] = "twice"
-    """How its faces get to ``side``: see ``Member.sampling``."""
+    """How faces get to ``side``: moved at 48 px, then resized, bilinear; or straight there, bicubic."""
 
     @property
     def sampled_side(self) -> int | None:

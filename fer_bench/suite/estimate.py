@@ -84,7 +84,7 @@ def _network(member: Member) -> str:
     """What runs that take equally long a step have in common."""
     train = member.train
     options = sorted(member.options.items())
-    how = train.precision, train.batch_size, train.optimizer, bool(train.ema), _passes(member)
+    how = member.sampling, train.precision, train.batch_size, train.optimizer, bool(train.ema), _passes(member)
     return f"{member.backbone} {member.image_size} {options} {how}"
 
 
