@@ -229,7 +229,6 @@ def test_the_ablation_suite_is_a_star_that_meets_the_row_of_cpu():
     assert {pair: change for pair, change in found.items() if pair not in star} == {
         ("ablation-8-epochs", "lite0-96"): "side 48 → 96 px",
         ("ablation-96px", "lite0-96"): "epochs 5 → 8",
-        ("vgg-small-scratch", "vgg-small-long"): "epochs 20 → 40",
         ("ablation-no-ema", "ablation-swa"): "weight averaging (SWA), share of the epochs 0 → 0.4",
     }
 
