@@ -219,4 +219,7 @@ def test_a_space_fits_the_backbone_that_its_head_names(path):
     assert found is not None
     changes = tune.load_file(path)
     default = tune.default_space(found[1], frozenset(changes.member.get("options", {})), changes.member)
-    assert tune.lay_over(default, changes).known == changes.known
+    space = tune.lay_over(default, changes)
+    assert space.known == changes.known
+    study = json.loads((FOLDER / "tuned" / f"{found[1]}.trials.json").read_text())
+    assert space.plain() == {key: study["identity"][key] for key in ("member", "space")}

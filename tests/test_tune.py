@@ -163,9 +163,21 @@ def test_a_file_fixes_changes_and_adds(tmp_path):
     assert set(laid_over(tmp_path, SPACE + "inherit: false").dimensions) == {"train.lr"}
 
 
+def test_the_way_faces_are_sampled_can_be_searched_or_fixed(tmp_path):
+    assert tune.default_space("resnet18", frozenset()).member.sampling == "once"
+    assert "sampling" not in tune.default_space("resnet18", frozenset()).dimensions
+    searched = laid_over(tmp_path, "space: {sampling: {choices: [once, twice]}}")
+    assert tune.member_with(searched.member, searched.complete({"sampling": "twice"})).sampling == "twice"
+    assert laid_over(tmp_path, "space: {sampling: twice}").member.sampling == "twice"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (
+            "space: {sampling: {choices: [once, thrice]}}",
+            "space.sampling: the setting sampling: Input should be 'twice' or 'once'",
+        ),
         ("space: {train.lr: {low: 1, high: 1e-3}}", "space.train.lr: low must lie below high"),
         ("space: {train.lr: {low: 0, high: 1, log: true}}", "log scale needs low above 0"),
         ("space: {train.lr: {low: 1e-3}}", "needs low and high, or choices"),

@@ -249,6 +249,15 @@ def test_a_study_with_folds_other_data_or_another_space_is_another(tmp_path):
     assert names[0] == names[-1]
 
 
+@pytest.mark.parametrize("how", ["once", "twice"])
+def test_a_printed_space_is_the_space_that_was_asked_for(tmp_path, how):
+    asked = request(tmp_path, text=f"member: {{sampling: {how}}}")
+    (tmp_path / "printed.yaml").write_text(tuning.space_text(asked))
+    again = dataclasses.replace(asked, space=tmp_path / "printed.yaml")
+    assert tuning.space_of(again).digest == tuning.space_of(asked).digest
+    assert tuning.space_of(again).member.sampling == how
+
+
 def test_the_command_ends_in_a_suite_figures_and_their_data(tmp_path, monkeypatch):
     monkeypatch.undo()  # the workers draw the faces themselves
     monkeypatch.chdir(tmp_path)

@@ -225,10 +225,10 @@ def _failed_since(trial: Any, since: float) -> bool:
 def space_text(request: Request) -> str:
     """The space that a request asks for as a space file, to be changed."""
     space = space_of(request)
-    plain = space.plain()
-    plain["member"].pop("backbone")
-    one = {key: found[0] if len(found) == 1 else found for key, found in plain["space"].items()}
-    raw = {"inherit": False, "member": plain["member"], "space": one, "known": [dict(given) for given in space.known]}
+    by_command = {"name", "backbone", "weights", "folds", "fold_views", "tuned"}
+    member = space.member.model_dump(mode="json", exclude=by_command, exclude_none=True)
+    one = {key: found[0] if len(found) == 1 else found for key, found in space.plain()["space"].items()}
+    raw = {"inherit": False, "member": member, "space": one, "known": [dict(given) for given in space.known]}
     return yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110)
 
 

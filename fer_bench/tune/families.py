@@ -14,6 +14,7 @@ from fer_bench.tune.space import STRENGTH, Dimension, Scalar, Space, Values, che
 
 FINE_TUNED: dict[str, Any] = {
     "image_size": 128,
+    "sampling": "once",
     "train": {
         "epochs": 20,
         "batch_size": 128,

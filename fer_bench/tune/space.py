@@ -25,7 +25,8 @@ Values = dict[str, Scalar]
 STRENGTH = "augment.strength"
 STRENGTHENED = {"shift": 1.0, "rotate": 180.0, "scale": 0.99, "brightness": 1.0, "contrast": 0.99}
 """The augmentations that ``augment.strength`` multiplies, each with the most that it may become."""
-SECTIONS = ("train", "augment", "options")
+PLAIN = ("image_size", "sampling")
+"""The keys in no section that a study can search."""
 NOT_SEARCHED = {"train.epochs": "scores after different numbers of epochs cannot be compared"}
 NOT_SEARCHED["train.precision"] = "it is the machine's business"
 
@@ -269,9 +270,11 @@ def _refuse_key(key: str) -> None:
         raise UserError(f"space.{key}: set it under member, {NOT_SEARCHED[key]}")
     section, _, name = key.rpartition(".")
     known = {"train": Train.model_fields, "augment": [*Member.model_fields["augment"].default.model_dump(), "strength"]}
-    if key == "image_size" or (section == "options" and name) or name in known.get(section, ()):
+    if key in PLAIN or (section == "options" and name) or name in known.get(section, ()):
         return
-    raise UserError(f"space.{key}: no such key; image_size, train.KEY, augment.KEY and options.KEY can be searched")
+    raise UserError(
+        f"space.{key}: no such key; {', '.join(PLAIN)}, train.KEY, augment.KEY and options.KEY can be searched"
+    )
 
 
 def checked(space: Space) -> Space:
