@@ -175,10 +175,11 @@ def test_weights_that_are_elsewhere_are_told_by_a_dry_run(capsys):
 
 
 def test_dry_run_prints_a_plan(call, suite, tmp_path):
-    code, out, _ = call("run", suite, "--dry-run", "--limit", "40", "--device", "cpu")
+    code, out, err = call("run", suite, "--dry-run", "--limit", "40", "--device", "cpu")
     assert code == 0
     assert "baseline:mlp" in out
     assert "estimated time" in out
+    assert err.count("timing a few steps of baseline:mlp, 48 px") == 1
     assert not (tmp_path / "runs").exists()
 
 

@@ -27,12 +27,17 @@ SCRATCH = 40 * 2**20
 """What the first steps on a CPU bring into memory whatever the network, such as the code of their operators."""
 
 
-def rows(setting: Setting, plan: Sequence[Run]) -> list[dict[str, Any]]:
+def rows(setting: Setting, plan: Sequence[Run], say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """One row a run; each distinct network is measured once, finished runs and those that cannot work are not.
 
-    ``cannot_run`` says why a run would fail here.
+    ``cannot_run`` says why a run would fail here. ``say`` hears which network is measured, which can take minutes.
     """
-    forecast, held = Forecast(setting), occupied(setting.device)
+
+    def told(member: Member, device: torch.device) -> Measured:
+        say(f"timing a few steps of {member.backbone}, {member.image_size} px")
+        return measure(member, device)
+
+    forecast, held = Forecast(setting, measure=told), occupied(setting.device)
     return [_row(run, forecast, held) for run in plan]
 
 

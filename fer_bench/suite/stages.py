@@ -167,7 +167,7 @@ def dry_run(path: Path, options: Options, display: Display) -> list[dict[str, An
     """
     keep_freed_memory()
     suite, setting, plan = prepare(path, options, display, fetch=False)
-    rows = estimate.rows(setting, plan)
+    rows = estimate.rows(setting, plan, display.say)
     left = options.budget.seconds if options.budget else 0.0
     for row in rows if options.budget else ():
         row["fits"] = row.get("seconds", 0.0) <= left
