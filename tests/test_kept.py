@@ -354,6 +354,6 @@ def test_predict_uses_the_headline_or_any_other_view_set(place, view, used):
         place.folder / "faces", "one", board=place.board, runs_dir=place.runs, device=torch.device("cpu"), view=view
     )
     found = np.array([[float(cell) for cell in line.split(",")[2:]] for line in text.splitlines()[1:]])
-    network = kept.load_network(place.runs, place.record())
-    expected = probabilities(network, faces, used, device=torch.device("cpu"))
+    network, precision = kept.load_network(place.runs, place.record()), place.record()["environment"]["precision"]
+    expected = probabilities(network, faces, used, device=torch.device("cpu"), precision=precision)
     assert np.abs(found - expected).max() <= 0.5e-4 + 1e-9

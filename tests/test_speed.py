@@ -100,12 +100,12 @@ def test_a_ratio_of_bytes_keeps_its_unit():
 
 
 def test_a_clock_stands_still_while_rows_are_scored(monkeypatch):
+    network = training.made(training.member("baseline:mlp", 48, QUICK), QUICK)[0]  # which reads the clock too
     now = iter([0.0, 3.0, 10.0, 10.5, 11.0, 14.0])
     monkeypatch.setattr(reach.time, "perf_counter", lambda: next(now))
     shares = iter([0.25, 0.75])
     p = {0.25: np.eye(7)[[0, 1, 1, 1]], 0.75: np.eye(7)[[0, 0, 0, 1]]}
     monkeypatch.setattr(reach, "probabilities", lambda *words, **more: p[next(shares)])
-    network = training.made(training.member("baseline:mlp", 48, QUICK), QUICK)[0]
     held = np.zeros((4, 48, 48), np.uint8), np.zeros(4, np.int64)
     course = reach.Course(network, reach.Engine(torch.device("cpu")), held, limit=100)
     course.start()
