@@ -233,6 +233,17 @@ def test_the_ablation_suite_is_a_star_that_meets_the_row_of_cpu():
     }
 
 
+def test_the_ablation_from_scratch_is_a_star_that_meets_the_row_of_cpu():
+    suites = [config.load_suite(SUITES / f"{name}.yaml") for name in ("scratch-cpu", "cpu")]
+    found = pairs_of([(one, "aa" if one.pretrained else None) for suite in suites for one in suite.members])
+    star = {pair for pair in found if "vgg-small-base" in pair}
+    assert len(star) == len(suites[0].members) - 2 + 1  # and the row of cpu, whose faces are interpolated twice
+    assert found[("vgg-small-scratch", "vgg-small-base")] == "sampling of moved faces twice → once"
+    assert {pair: change for pair, change in found.items() if pair not in star} == {
+        ("vgg-small-no-ema", "vgg-small-swa"): "weight averaging (SWA), share of the epochs 0 → 0.25",
+    }
+
+
 def test_a_crowd_is_left_to_the_results():
     crowd = board_of([member(f"row{i}", backbone=f"net{i}") for i in range(13)])
     assert ablations.of_settings(crowd) == []

@@ -94,7 +94,7 @@ def _of_setting(board: Board, base: Row, after: Row) -> Contrast | None:
     """Compare two rows that differ in one setting; the base is the one that has it lower, or off."""
     changed = records.changed_settings(base.record["identity"], after.record["identity"])
     [(key, (first, second))] = changed.items()
-    if wording.lower_first(second) < wording.lower_first(first):
+    if wording.lower_first(key, second) < wording.lower_first(key, first):
         base, after, first, second = after, base, second, first
     sides = _sides(board, base, after)
     if sides is None:

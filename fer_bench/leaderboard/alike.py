@@ -56,7 +56,7 @@ def _edges(rows: dict[str, Row], near: dict[str, dict[str, str]]) -> list[tuple[
 
     def order(name: str, key: str) -> tuple[int, tuple[bool, float], str]:
         value = records.settings(rows[name].record["identity"]).get(key)
-        return -len(near[name]), wording.lower_first(value), name
+        return -len(near[name]), wording.lower_first(key, value), name
 
     ends = sorted((sorted(order(name, key) for name in pair), key) for pair, key in between.items())
     return [(base[2], other[2], key) for (base, other), key in ends]

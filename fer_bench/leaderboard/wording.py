@@ -65,8 +65,8 @@ def default(key: str) -> Any:
     return None if field is None or field.is_required() else field.get_default(call_default_factory=True)
 
 
-def lower_first(found: Any) -> tuple[bool, float]:
-    """Sort key of a setting's values: off before on, then numbers upwards; other values are alike."""
-    if found in (None, False, 0, "none", {}):
+def lower_first(key: str, found: Any) -> tuple[bool, float]:
+    """Sort key of a setting's values: off before on, then numbers upwards; of words the default comes first."""
+    if found in (None, False, 0, "none", {}) or (isinstance(found, str) and found == default(key)):
         return False, 0.0
     return True, float(found) if isinstance(found, int | float) else 0.0
