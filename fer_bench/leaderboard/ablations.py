@@ -100,7 +100,15 @@ def _of_setting(board: Board, base: Row, after: Row) -> Contrast | None:
     if sides is None:
         return None
     change = wording.change(key, first, second, *(row.record["model"]["weights_origin"] for row in (base, after)))
-    return Contrast(change, *sides, setting=(key, first, second))
+    before, now = (listing(_precisions(row)) for row in (base, after))
+    beside = f"; and {before} → {now}" if before != now and key != "train.precision" else ""
+    return Contrast(change + beside, *sides, setting=(key, first, second))
+
+
+def _precisions(row: Row) -> list[str]:
+    """The precisions that a row was trained in, which follow from its machines where its settings leave them open."""
+    found = {seed["environment"].get("precision") for seed in row.seeds}
+    return sorted(str(precision) for precision in found - {None})
 
 
 def _sides(board: Board, base: Row, after: Row) -> tuple[Side, Side] | None:

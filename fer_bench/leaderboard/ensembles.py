@@ -30,7 +30,10 @@ def _how(recipes: Sequence[Recipe]) -> list[str]:
     """Sentences on how the ensembles of a board were chosen, as far as they apply."""
     said = []
     if any(not recipe.is_fitted for recipe in recipes):
-        said.append("*Declared* members are named in the suite and count alike.")
+        said.append(
+            "*Declared* members are named in the suite and count alike; who named them may have known how they do on "
+            f"{VALIDATION}, so that their figure there may flatter them."
+        )
     if any(recipe.is_fitted and not recipe.of_folds for recipe in recipes):
         said.append(
             f"What was fitted on {VALIDATION} has a cross-fitted score there: each fifth of the images is predicted by "
