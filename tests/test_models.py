@@ -71,12 +71,15 @@ def test_networks_for_small_images_train_at_48_px_and_see_all_of_it(name):
     small = {"vgg": {"width": 0.25, "dense": 64}, "wideresnet": {"depth": 10, "width": 1}, "resmasking": {"widen": 1}}
     small |= {"densenet": {"growth": 12, "layers": 2}, "convnext": {"width": 8}}
     network = models.build(member(f"scratch:{name}", options=small.get(name, {})), None)
+    seen = []
+    for module in network.module.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size != (1, 1):
+            module.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[1:])))
+    network.module.eval()(torch.zeros(1, 1, 48, 48))
+    assert seen[0] == (network.channels, 48, 48) == (1, 48, 48)
+    assert seen[1][1] == (24 if name == "convnext" else 48)  # what the first block sees
+    assert min(side for _, side, _ in seen) == {"wideresnet": 12, "densenet": 12, "convnext": 3}.get(name, 6)
     models.probe(network, name)
-    convolution = next(m for m in network.module.modules() if isinstance(m, torch.nn.Conv2d))
-    assert convolution.in_channels == network.channels == 1
-    assert convolution.stride == ((2, 2) if name == "convnext" else (1, 1))
-    pooled = [m for m in network.module.modules() if isinstance(m, torch.nn.MaxPool2d)]
-    assert len(pooled) == (4 if name == "vgg" else 0)
 
 
 def test_a_network_that_cannot_grow_says_so():
@@ -116,6 +119,12 @@ def test_a_side_in_whole_eights_is_found(monkeypatch):
     picky(monkeypatch, 40, 48, 64, 96)
     with pytest.raises(UserError, match="scratch:vgg cannot take 36 px; the next larger side that it takes is 40"):
         models.check(member("scratch:vgg", image_size=36))
+
+
+def test_every_block_of_a_mask_starts_as_its_shortcut():
+    block: Any = scratch.Mask(8, 2, 1).down[0].eval()
+    x = torch.rand(1, 8, 4, 4)
+    assert torch.equal(block(x), block.downsample(x).relu())
 
 
 def test_masks_add_the_share_of_each_channel():
@@ -188,10 +197,14 @@ def test_wrong_names_suggest_near_ones(wrong, hint):
         ("baseline:cnn", {"side": 32}, "options.side: baseline:cnn takes conv_activation or dense_activation"),
         ("baseline:mlp", {"drop_rate": 0.1}, "options.drop_rate: baseline:mlp takes no options"),
         ("scratch:densenet", {"depth": 40}, "options.depth: scratch:densenet takes growth, layers or drop_rate"),
+        ("scratch:densenet", {"growth": 0}, "options.growth: Input should be greater than or equal to 1, found 0"),
+        ("scratch:vgg", {"width": True}, "options.width: Input should be a valid number, found True"),
+        ("scratch:resnet18", {"width": 0.2}, "options.width: Input should be greater than or equal to 0.25, found 0.2"),
+        ("scratch:resmasking", {"depth": 50}, "options.depth: Input should be 18 or 34, found 50"),
         (
             "scratch:wideresnet",
             {"depth": 17},
-            "options: scratch:wideresnet does not take {'depth': 17} (ValueError: depth 17 is not 6 n + 4)",
+            "options.depth: must be 6 n + 4, such as 10, 16 or 22, found 17",
         ),
     ],
 )

@@ -66,7 +66,7 @@ def merge(below: dict, above: dict) -> dict:
     return merged
 
 
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+def first_problem(error: ValidationError, model: type[BaseModel] = BaseModel) -> str:
     """Say in one line what is wrong first, with its key path; a key that ``model`` does not know gets the nearest."""
     every = error.errors(include_url=False)
     deeper = [row["loc"] for row in every]

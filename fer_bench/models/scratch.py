@@ -1,26 +1,38 @@
 """``scratch:NAME``: networks for faces at their native 48 px, without ImageNet weights.
 
-None of them halves the image before its first block, as networks for large photographs do: stems are 3x3 convolutions
-with stride 1. Blocks are those of timm and torchvision. Parameters below are at 48 px with the default options; 10^9
-multiplications (G) are those of one forward pass.
+Networks for large photographs have a quarter of the side left at their first block. These keep all of it, by stems of
+3x3 convolutions with stride 1; ConvNeXt, which works on patches, keeps half. Blocks are those of timm and torchvision.
+Parameters below are at 48 px with the default options; 10^9 multiplications (G) are those of one forward pass.
 """
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError, validate_call
 from torch import Tensor, nn
 
-from fer_bench.config import Member
+from fer_bench.config import Member, first_problem
+from fer_bench.errors import UserError
 from fer_bench.models.names import require_options, require_own
 from fer_bench.models.network import CLASSES, Network
 
 MEAN, STD = 0.5077, 0.2550
 """Of the gray values of all 28,709 images of Training, from 0 to 1."""
 
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(ge=0.05)]
+"""Filters as a share of the usual ones."""
+ResNetWidth = Annotated[float, Field(ge=0.25)]
+"""16 filters and more: with 12, torch's CPU gradients of 1x1 convolutions with stride 2 write beside their memory."""
 
-def vgg(width: float = 1.0, dense: int = 4096, drop_rate: float = 0.2) -> nn.Module:
+_checked = validate_call(config=ConfigDict(strict=True))  # options come from users
+
+
+@_checked
+def vgg(width: Width = 1.0, dense: Count = 4096, drop_rate: Rate = 0.2) -> nn.Module:
     """Khaireddin and Chen's VGG (arXiv 2105.03588): four pairs of 3x3 convolutions, two dense layers.
 
     40.4 M parameters, 0.5 G; 29.9 M at the 40 px of their crops, which leave 2x2 pixels to the dense layers.
@@ -63,22 +75,26 @@ def resnet(
     return module
 
 
-def resnet18(width: float = 1.0, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+@_checked
+def resnet18(width: ResNetWidth = 1.0, drop_rate: Rate = 0.0, drop_path_rate: Rate = 0.0) -> nn.Module:
     """See ``resnet``."""
     return resnet(18, None, width, drop_rate, drop_path_rate)
 
 
-def resnet34(width: float = 1.0, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+@_checked
+def resnet34(width: ResNetWidth = 1.0, drop_rate: Rate = 0.0, drop_path_rate: Rate = 0.0) -> nn.Module:
     """See ``resnet``."""
     return resnet(34, None, width, drop_rate, drop_path_rate)
 
 
-def seresnet18(width: float = 1.0, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+@_checked
+def seresnet18(width: ResNetWidth = 1.0, drop_rate: Rate = 0.0, drop_path_rate: Rate = 0.0) -> nn.Module:
     """See ``resnet``; squeeze and excitation are of arXiv 1709.01507."""
     return resnet(18, "se", width, drop_rate, drop_path_rate)
 
 
-def wideresnet(depth: int = 16, width: int = 8, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+@_checked
+def wideresnet(depth: int = 16, width: Count = 8, drop_rate: Rate = 0.0, drop_path_rate: Rate = 0.0) -> nn.Module:
     """Zagoruyko and Komodakis' wide ResNet (arXiv 1605.07146), with activations before the convolutions.
 
     11.0 M parameters and 3.5 G with a depth of 16 and eight times the width.
@@ -88,7 +104,7 @@ def wideresnet(depth: int = 16, width: int = 8, drop_rate: float = 0.0, drop_pat
 
     blocks, rest = divmod(depth - 4, 6)
     if rest or blocks < 1:
-        raise ValueError(f"depth {depth} is not 6 n + 4")
+        raise UserError(f"options.depth: must be 6 n + 4, such as 10, 16 or 22, found {depth}")
     module: Any = ResNetV2(
         [blocks] * 3,
         channels=(16 * width, 32 * width, 64 * width),
@@ -106,7 +122,8 @@ def wideresnet(depth: int = 16, width: int = 8, drop_rate: float = 0.0, drop_pat
     return module
 
 
-def densenet(growth: int = 24, layers: int = 16, drop_rate: float = 0.0) -> nn.Module:
+@_checked
+def densenet(growth: Count = 24, layers: Count = 16, drop_rate: Rate = 0.0) -> nn.Module:
     """DenseNet-BC for small images (arXiv 1608.06993): three blocks of equal depth, the third of them at 12 px.
 
     3.0 M parameters, 2.6 G; with ``growth`` 12 it is their DenseNet-BC of 100 layers, 0.8 M and 0.6 G.
@@ -118,14 +135,15 @@ def densenet(growth: int = 24, layers: int = 16, drop_rate: float = 0.0) -> nn.M
     return module
 
 
-def convnext(width: int = 40, drop_rate: float = 0.0, drop_path_rate: float = 0.1) -> nn.Module:
+@_checked
+def convnext(width: Count = 40, drop_rate: Rate = 0.0, drop_path_rate: Rate = 0.1) -> nn.Module:
     """ConvNeXt V2 (arXiv 2301.00808) of the size Atto, whose patches are of 2x2 and not 4x4 pixels.
 
     3.4 M parameters, 0.1 G.
     """
     from timm.models.convnext import ConvNeXt
 
-    return ConvNeXt(
+    module: Any = ConvNeXt(
         in_chans=1,
         num_classes=CLASSES,
         depths=(2, 2, 6, 2),
@@ -136,9 +154,12 @@ def convnext(width: int = 40, drop_rate: float = 0.0, drop_path_rate: float = 0.
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
+    module.stages[0].downsample = nn.Identity()  # of patches of 2x2 timm halves the first stage once more
+    return module
 
 
-def resmasking(depth: int = 34, widen: int = 2, drop_rate: float = 0.4) -> nn.Module:
+@_checked
+def resmasking(depth: Literal[18, 34] = 34, widen: Count = 2, drop_rate: Rate = 0.4) -> nn.Module:
     """Pham, Vu and Tran's residual masking network (ICPR 2020) over the ResNet of ``resnet``.
 
     137.8 M parameters and 16 G with their masks, which double the filters with every level; 40.3 M and 5.2 G where
@@ -170,6 +191,8 @@ class Mask(nn.Module):
     """A U-Net of residual blocks whose output sums to 1 over channels: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, levels: int, widen: int) -> None:
+        from timm.models.resnet import BasicBlock
+
         super().__init__()
         filters = [channels * widen**level for level in range(levels + 1)]
         self.down = nn.ModuleList([_block(a, b) for a, b in itertools.pairwise(filters)])
@@ -177,6 +200,11 @@ class Mask(nn.Module):
         self.up = nn.ModuleList([_doubled(a, b) for a, b in back])
         self.merge = nn.ModuleList([_block(2 * b, b) for _, b in back])
         self.last = _block(filters[1], channels)
+        for module in self.modules():  # as the authors: every block starts as its shortcut
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock):
+                module.zero_init_last()
 
     def forward(self, x: Tensor) -> Tensor:
         """Give every channel its share of each pixel."""
@@ -202,10 +230,7 @@ def _doubled(channels: int, filters: int) -> nn.Module:
 
 def _filters(width: float) -> list[int]:
     """Those of four levels, 64 to 512 where ``width`` is 1."""
-    filters = [round(n * width) for n in (64, 128, 256, 512)]
-    if not filters[0] > 0:
-        raise ValueError(f"width {width} leaves no filters")
-    return filters
+    return [round(n * width) for n in (64, 128, 256, 512)]
 
 
 def _stem(filters: int) -> nn.Conv2d:
@@ -225,7 +250,10 @@ def scratch(member: Member) -> Network:
     name = member.backbone.removeprefix("scratch:")
     require_own(member, SCRATCH)
     require_options(member, SCRATCH[name])
-    module = SCRATCH[name](**member.options)
+    try:
+        module = SCRATCH[name](**member.options)
+    except ValidationError as error:
+        raise UserError(f"options.{first_problem(error)}") from None
     if any(isinstance(layer, nn.LazyLinear) for layer in module.modules()):
         module.eval()(torch.zeros(1, 1, member.image_size, member.image_size))
         module.train()
