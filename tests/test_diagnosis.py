@@ -268,17 +268,19 @@ def test_recall_beside_others():
 
 
 @pytest.mark.parametrize(
-    ("key", "before", "low", "rows", "suggests"),
+    ("key", "before", "alike", "low", "rows", "suggests"),
     [
-        ("train.mixup", 0, 0.001, ("a", "b"), True),
-        ("train.mixup", 0, -0.001, ("a", "b"), False),  # the interval holds 0
-        ("train.mixup", 0.2, 0.001, ("a", "b"), False),  # not what this row has
-        ("train.mixup", 0, 0.001, ("mine", "b"), False),  # its own ablation
-        ("image_size", 48, 0.001, ("a", "b"), False),  # this record does not say
+        ("train.mixup", 0, {}, 0.001, ("a", "b"), True),
+        ("train.mixup", 0, {"train.lr": 0.1}, 0.001, ("a", "b"), True),
+        ("train.mixup", 0, {"train.lr": 0.2}, 0.001, ("a", "b"), False),  # another kind of row
+        ("train.mixup", 0, {}, -0.001, ("a", "b"), False),  # the interval holds 0
+        ("train.mixup", 0.2, {}, 0.001, ("a", "b"), False),  # not what this row has
+        ("train.mixup", 0, {}, 0.001, ("mine", "b"), False),  # its own ablation
+        ("image_size", 48, {}, 0.001, ("a", "b"), False),  # this record does not say
     ],
 )
-def test_what_helped_others_is_suggested(key, before, low, rows, suggests):
-    gain = Measured(key, before, "mixup 0 → 0.2", rows, 0.012, low, 0.023)
+def test_what_helped_others_is_suggested(key, before, alike, low, rows, suggests):
+    gain = Measured(key, before, alike, "mixup 0 → 0.2", rows, 0.012, low, 0.023)
     found = findings(measured=[gain])
     assert len(found) == suggests
     assert not suggests or found[0].startswith("mixup 0 → 0.2 gained 1.2 points [0.1, 2.3] from a to b")

@@ -273,6 +273,22 @@ def test_summary_names_the_best_of_each_kind(standing):
     )
 
 
+def test_summary_gains_what_the_results_lose_and_says_a_tie(tmp_path):
+    better = add_member(tmp_path, "a", 1.2)
+    add_vote(tmp_path, "vote", [better, add_member(tmp_path, "b", 1.0)])
+    head, results = page_of(tmp_path).split("## Results")
+    lost = {line[1].strip("*"): line[5] for line in table_rows(results)[1:]}
+    assert re.fullmatch(r"−9\.14 \[−(\S+), −(\S+)\], p = 0\.001", lost["a"])
+    low, high = re.findall(r"−([\d.]+)", lost["a"])[:0:-1]
+    assert f"+9.14 [+{low}, +{high}] points against that model." in head
+
+    same = arrays_at(tmp_path, "vote")
+    add_member(tmp_path, "a", arrays=same | {"PrivateTest/flip": np.roll(same["PrivateTest/flip"], 3, axis=1)}, n=N)
+    add_member(tmp_path, "c", arrays=same)
+    head = page_of(tmp_path).split("## Results")[0]
+    assert "±0.00 [±0.00, ±0.00] points against that model (a tie: Holm's p = 1.000)." in head
+
+
 def test_costs_follow_from_the_members(standing):
     cells = {line[0]: line for line in table_rows("\n" + section(page_of(standing), "What each row is and costs"))}
     assert cells["vote"][1:4] == ["soft-vote of 3 runs", "10.14", "–"]
@@ -953,7 +969,13 @@ def test_published_classes_are_summed_up_and_all_but_the_clean_one_folded():
         assert method.note in text
 
 
-@pytest.mark.parametrize(("correct", "expected"), [(300, "none of the 2 clean"), (250, "1 of the 2 clean")])
+@pytest.mark.parametrize(
+    ("correct", "expected"),
+    [
+        (300, "none of the 2 clean published figures lie above that of the first row, the highest"),
+        (250, "2 of the 2 clean published figures lie above that of the first row, 1 of them above its 95 % interval"),
+    ],
+)
 def test_first_row_is_held_against_clean_figures_alone(tmp_path, correct, expected):
     """Wilson intervals of 300 and 250 right out of 350 end at 89.0 and 75.9 %."""
     board, labels = tmp_path / "cpu", labels_of(N, "PrivateTest")
@@ -964,7 +986,7 @@ def test_first_row_is_held_against_clean_figures_alone(tmp_path, correct, expect
     methods = [METHOD | {"name": n, "accuracy": a, "protocol_class": c} for n, a, c in figures]
     (board / "published.yaml").write_text(yaml.safe_dump({"methods": methods}))
     said = page_of(board).split("## Results")[0]
-    assert f"; {expected} published figures lie" in said.replace("lies", "lie")
+    assert f"; {expected}" in said
     assert "the highest at 76.00 %." in said
 
 

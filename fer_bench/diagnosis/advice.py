@@ -42,10 +42,14 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Measured:
-    """An ablation on the board: a setting, its two values, and what the change gained on PublicTest, as shares."""
+    """An ablation on the board: a setting, its two values, and what the change gained on PublicTest, as shares.
+
+    ``alike`` are settings that a row has to share for the same to be expected of it.
+    """
 
     key: str
     before: Any
+    alike: dict[str, Any]
     words: str
     rows: tuple[str, str]
     difference: float
@@ -75,7 +79,8 @@ def _from_ablations(found: Diagnosis, settings: dict[str, Any], measured: Sequen
     """What helped other rows for sure and this row does not have."""
     for gain in measured:
         own = found.title in gain.rows
-        if gain.low > 0 and not own and gain.key in settings and settings[gain.key] == gain.before:
+        alike = all(settings.get(key) == value for key, value in gain.alike.items())
+        if gain.low > 0 and not own and alike and gain.key in settings and settings[gain.key] == gain.before:
             interval = f"{_points(gain.difference)} points [{_points(gain.low)}, {_points(gain.high)}]"
             yield Suggestion(
                 f"{gain.words} gained {interval} from {gain.rows[0]} to {gain.rows[1]} (interval above 0)",

@@ -32,9 +32,16 @@ def section(board: Board) -> str:
 
 
 def _looks(board: Board) -> str:
-    finished = [record for record in board.records if record["kind"] != "failure"]
     looks = {(look["run_id"], look["time"]) for r in board.records for look in r["looks"] if look["part"] == TEST}
-    return f"{count(len(looks), 'time')} for {count(len(finished), 'finished record')}"
+    trained = {record["run_id"] for record in board.records if record["kind"] in ("member", "fold")}
+    others = (
+        "; ensembles and submissions are scored from stored probabilities" if len(trained) < _finished(board) else ""
+    )
+    return f"{count(len(looks), 'time')} for {count(len(trained), 'trained run')}{others}"
+
+
+def _finished(board: Board) -> int:
+    return sum(record["kind"] != "failure" for record in board.records)
 
 
 def _audited(board: Board) -> list[list[str]]:

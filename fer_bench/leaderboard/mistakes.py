@@ -9,7 +9,7 @@ from fer_bench.data import EMOTIONS
 from fer_bench.diagnosis import CONFIDENT, Diagnosis, Measured, Suggestion, diagnose, suggest
 from fer_bench.diagnosis.mistakes import Band, ClassRecall, Confusion, Group, Mistake, Partner
 from fer_bench.errors import UserError
-from fer_bench.leaderboard import ablations
+from fer_bench.leaderboard import ablations, alike
 from fer_bench.leaderboard.ablations import Effect
 from fer_bench.leaderboard.markdown import NOTHING, details, escape, listing, percent, points, table
 from fer_bench.leaderboard.rows import TEST, VALIDATION, Board, Record, read
@@ -50,7 +50,7 @@ def examine(
     if view and view not in record["views"]:
         raise UserError(f"--view {view}: {record['name']} stores {', '.join(record['views'])}")
     found = of_record(board, record, part, view)
-    return record, found, suggest(found, record, _measured(ablations.measure(board)))
+    return record, found, suggest(found, record, _measured(board, ablations.measure(board)))
 
 
 def of_record(board: Board, record: Record, part: str, view: str | None = None) -> Diagnosis:
@@ -80,14 +80,20 @@ def _others(board: Board, record: Record, part: str) -> dict:
     return {row.name: row.validated[row.headline] for row in rows if row.headline in row.validated}
 
 
-def _measured(effects: Sequence[Effect]) -> list[Measured]:
-    """Those that a setting of the training made."""
+def _measured(board: Board, effects: Sequence[Effect]) -> list[Measured]:
+    """Those that a setting of the training made; each may hold for rows that start as its base does.
+
+    Pretraining may hold for the same network: others may have no such weights.
+    """
+    settings = {row.name: records.settings(row.record["identity"]) for row in alike.members(board)}
     found = []
     for effect in effects:
         if effect.contrast.setting:
             key, before, _ = effect.contrast.setting
             names = effect.contrast.base.title, effect.contrast.changed.title
-            found.append(Measured(key, before, effect.contrast.change, names, *effect.validation))
+            shared = "backbone" if key == "pretrained" else "pretrained"
+            same = {shared: settings[names[0]].get(shared)}
+            found.append(Measured(key, before, same, effect.contrast.change, names, *effect.validation))
     return found
 
 
@@ -173,7 +179,7 @@ def section(board: Board, effects: Sequence[Effect]) -> str:
     found = of_record(board, best.record, VALIDATION)
     if not found.errors:
         return ""
-    suggested = suggest(found, best.record, _measured(effects))
+    suggested = suggest(found, best.record, _measured(board, effects))
     folded = "\n\n".join(f"**{sheet.title}**\n\n{_markdown(sheet)}" for sheet in sheets(found, SHORT))
     command = f"`fer-bench errors {best.name}` shows more, also of other rows."
     ideas = "\n".join(map(escape, advice(found, suggested)))

@@ -79,7 +79,7 @@ def summary(board: Board) -> str:
     single, ensemble = (board.best(ensemble=kind) for kind in (False, True))
     said = [_best("single model", single)] if single else []
     if ensemble:
-        said.append(_best("ensemble", ensemble) + (_gain(ensemble, single) if single else ""))
+        said.append(_best("ensemble", ensemble) + (_gain(board, ensemble, single) if single else ""))
     if board.best_external:
         said.append(_best("submitted row", board.best_external))
     surely = [_size(board), _tied(board), literature.standing(board.published, board)]
@@ -93,10 +93,19 @@ def _best(kind: str, row: Row) -> str:
     return f"{kind}: **{title(row)}** with {what}, {cost}"
 
 
-def _gain(ensemble: Row, single: Row) -> str:
-    gain = metrics.paired_bootstrap(ensemble.right(), single.right())
+def _gain(board: Board, ensemble: Row, single: Row) -> str:
+    """The difference of the two, as the table of results has it where one of them is the first row."""
     which = "that model" if len(single.seeds) == 1 else "that model's declared seed"
-    return f", {points_interval(*gain)} points against {which}"
+    signs = {row.name: sign for row, sign in ((ensemble, 1), (single, -1)) if row.name in board.against_first}
+    if len(signs) != 1:  # neither is the first row
+        return (
+            f", {points_interval(*metrics.paired_bootstrap(ensemble.right(), single.right()))} points against {which}"
+        )
+    [(name, sign)] = signs.items()
+    pair = board.against_first[name]
+    low, high = sorted([sign * pair.low, sign * pair.high])
+    tie = f" (a tie: Holm's p = {pair.p:.3f})" if pair.p >= LEVEL else ""
+    return f", {points_interval(sign * pair.difference, low, high)} points against {which}{tie}"
 
 
 def _size(board: Board) -> str:
