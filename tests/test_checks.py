@@ -1,7 +1,9 @@
 import json
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from test_cli import call  # noqa: F401  (a fixture)
 
 from fer_bench.models import weights
@@ -116,6 +118,30 @@ def test_what_will_fail_is_told_before_any_training(call, suite):  # noqa: F811
     code, _, err = call("run", suite.name, *LIMITED, "--offline", "--time-budget", "5m")
     assert code == 1
     assert "[4/4] mlp-2 seed 0: done already" in err
+
+
+SILENT = LocalEntryNotFoundError("cannot connect")
+ANSWERED = EntryNotFoundError("no such file")
+
+
+@pytest.mark.parametrize(("error", "times"), [(SILENT, 1), (ANSWERED, 2)])
+def test_a_hub_that_is_out_of_reach_is_asked_once(call, tmp_path, monkeypatch, error, times):  # noqa: F811
+    asked = []
+
+    def refuse(*where, **words):
+        asked.append(where)
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    members = "".join(f"  - {{name: {name}, backbone: {name}}}\n" for name in ("resnet10t", "resnet18"))
+    (tmp_path / "far.yaml").write_text(f"suite: far\nmembers:\n{members}")
+    code, out, _ = call("fetch-weights", "far.yaml")
+    assert (code, len(asked)) == (1, times)
+    first, second = out.splitlines()
+    assert first.startswith("resnet10t: missing: resnet10t: no pretrained weights could be had (")
+    unreached = "resnet18: missing: not on this machine, and its hub could not be reached"
+    assert (second == unreached) == (times == 1)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fer_bench.cli.exits import FAILED
-from fer_bench.cli.options import RUNS, Device, RunsDir, SuiteFile
+from fer_bench.cli.options import RUNS, Device, Offline, RunsDir, SuiteFile, set_offline
 from fer_bench.errors import UserError
 
 
@@ -63,12 +63,14 @@ def _require_view_set(name: str) -> None:
         raise UserError(f"--view: {error}") from None
 
 
-def fetch_weights(suite: SuiteFile) -> None:
+def fetch_weights(suite: SuiteFile, offline: Offline = False) -> None:
     """Find or download the pretrained weights of every backbone in SUITE, so that it can run offline."""
+    set_offline(offline)
     from fer_bench.suite import stages
 
-    found = stages.fetch_weights(suite)
-    for backbone, origin in found:
+    missing = False
+    for backbone, origin in stages.fetch_weights(suite):
         typer.echo(f"{backbone}: {origin}")
-    if any(origin.startswith("missing") for _, origin in found):
+        missing |= origin.startswith("missing")
+    if missing:
         raise typer.Exit(FAILED)

@@ -34,14 +34,9 @@ def section(board: Board) -> str:
 def _looks(board: Board) -> str:
     looks = {(look["run_id"], look["time"]) for r in board.records for look in r["looks"] if look["part"] == TEST}
     trained = {record["run_id"] for record in board.records if record["kind"] in ("member", "fold")}
-    others = (
-        "; ensembles and submissions are scored from stored probabilities" if len(trained) < _finished(board) else ""
-    )
-    return f"{count(len(looks), 'time')} for {count(len(trained), 'trained run')}{others}"
-
-
-def _finished(board: Board) -> int:
-    return sum(record["kind"] != "failure" for record in board.records)
+    others = any(row.is_ensemble or row.is_external for row in board.rows)
+    rest = "; the other rows are scored from stored probabilities" if others else ""
+    return f"{count(len(looks), 'time')} for {count(len(trained), 'trained run')}{rest}"
 
 
 def _audited(board: Board) -> list[list[str]]:

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import torch
 
@@ -33,6 +34,10 @@ NOT_LOCAL = "pretrained weights are not on this machine"
 """Stands in the text of weights that a run will fetch, and of no others."""
 
 
+class UnreachableError(UserError):
+    """A hub gives no answer at all: it need not be asked for the next backbone."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Where initial weights come from; ``origin`` is what people read, ``sha256`` what the identity holds."""
@@ -48,7 +53,8 @@ def find_weights(member: Member, *, fetch: bool = True) -> Weights | None:
     Without ``fetch``, or offline, no hub is asked, and only what it gave before is found.
 
     Raises:
-        UserError: when a file is missing, or neither a package nor the hub has weights for the backbone.
+        UserError: when a file is missing, or neither a package nor the hub has weights for the backbone; an
+            UnreachableError where the hub cannot be reached.
     """
     if not member.pretrained:
         return None
@@ -89,9 +95,16 @@ def _from_hub(member: Member) -> Weights:
         raise
     except Exception as error:  # every hub and every cause has its own exception type
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(
+        raise (UnreachableError if _is_silence(error) else UserError)(
             f"{member.backbone}: no pretrained weights could be had ({reason}); {_remedies(member.backbone)}"
         ) from error
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether a hub could not be reached: an answer of any kind, such as that it has no such file, is none."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return isinstance(error, LocalEntryNotFoundError | URLError) and not isinstance(error, HTTPError)
 
 
 def _remedies(backbone: str) -> str:

@@ -1,7 +1,7 @@
 """The stages of a suite in order: data, plan, members, votes, board."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from fer_bench import leaderboard, records
 from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Suite, load_suite
 from fer_bench.errors import UserError
-from fer_bench.models import find_weights
+from fer_bench.models import NOT_LOCAL, UnreachableError, find_weights
 from fer_bench.suite import checks, estimate, kept, looks, parallel, votes
 from fer_bench.suite.estimate import Forecast
 from fer_bench.suite.folds import cuts
@@ -188,15 +188,21 @@ def _why_not(row: dict[str, Any]) -> str:
     return "" if row.get("fits", True) else "is left for a later call"
 
 
-def fetch_weights(path: Path) -> Sequence[tuple[str, str]]:
-    """Find or download the initial weights of every member; (backbone, origin or what is wrong) for each."""
-    found = {}
-    for member in load_suite(path).members:
-        if not member.pretrained:
-            continue
+def fetch_weights(path: Path) -> Iterator[tuple[str, str]]:
+    """Find or download the initial weights of every member; yield (backbone, origin or what is wrong) for each.
+
+    A hub that could not be reached is not asked again.
+    """
+    members = {(member.backbone, member.weights): member for member in load_suite(path).members if member.pretrained}
+    silent = set()
+    for member in members.values():
+        hub = member.backbone.rpartition(":")[0]
         try:
-            weights = find_weights(member)
-            found[member.backbone] = f"{weights.origin}, sha256 {weights.sha256[:12]}" if weights else ""
+            weights = find_weights(member, fetch=hub not in silent)
+            yield member.backbone, f"{weights.origin}, sha256 {weights.sha256[:12]}" if weights else ""
+        except UnreachableError as error:
+            silent.add(hub)
+            yield member.backbone, f"missing: {error}"
         except UserError as error:
-            found[member.backbone] = f"missing: {error}"
-    return list(found.items())
+            why = "not on this machine, and its hub could not be reached" if NOT_LOCAL in str(error) else str(error)
+            yield member.backbone, f"missing: {why}"
