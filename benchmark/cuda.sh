@@ -10,14 +10,31 @@
 # After it: carry runs/records.zip into another checkout and `fer-bench unpack records.zip` there; for speed, carry
 # benchmark/speed/results/*.json and run `python benchmark/speed --render`.
 #
-# PYTHON (python3) is the interpreter, JOBS (4) the runs at once. A second call of `train` on the same machine goes on.
+# PYTHON is the interpreter, otherwise .venv/bin/python where there is one, or python3; JOBS (4) the runs at once. A second call of `train` on the same machine goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3}
+python=${PYTHON:-}
+if [[ -z "$python" ]]; then
+    python=python3
+    if [[ -x .venv/bin/python ]]; then python=.venv/bin/python; fi
+fi
+
+usage() {
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+installed() { # one line instead of a traceback
+    "$python" -c 'import fer_bench.cli, torch' 2>/dev/null && return
+    echo "cuda.sh: $python cannot import fer-bench and torch; run pip install . first, or set PYTHON" >&2
+    exit 2
+}
 
 case "${1:-}" in
 train)
-    data=${2:?usage: benchmark/cuda.sh train DATA [SUITE] [TIME]} suite=${3:-suites/full.yaml} time=${4:-8m}
+    if (($# < 2)); then usage; fi
+    data=$2 suite=${3:-suites/full.yaml} time=${4:-8m}
+    installed
     status=0
     "$python" -m fer_bench run "$suite" --data-dir "$data" --device cuda --offline \
         --jobs "${JOBS:-4}" --time-budget "$time" || status=$?
@@ -27,12 +44,10 @@ train)
     ;;
 speed)
     shift
+    installed
     sides=("$@")
     if ((${#sides[@]} == 0)); then sides=(48 96 112 224); fi
     PYTHONPATH=. "$python" benchmark/speed epochs loops settings jobs views forecasts accuracy reach --device cuda --sides "${sides[@]}"
     ;;
-*)
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-    ;;
+*) usage ;;
 esac
