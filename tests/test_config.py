@@ -339,10 +339,38 @@ def test_a_suite_may_include_and_have_no_member_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: {trian: {epochs: 2}}\n", "defaults.trian: unknown key; did you mean 'train'?"),
+        (
+            "defaults: {train: {epochs: 0}}\n",
+            "defaults.train.epochs: Input should be greater than or equal to 1, found 0",
+        ),
+        ("ensembles: [{name: v, member: [mlp]}]\n", "ensembles.0.member: unknown key; did you mean 'members'?"),
+        ("defaults: {train: {distill: {weight: 1}}}\n", "members.0.train.distill.teacher: must name an ensemble"),
+    ],
+)
+def test_what_is_wrong_is_told_where_it_stands(tmp_path, text, message):
+    with pytest.raises(UserError) as caught:
+        load_suite(write(tmp_path, MINIMAL + text))
+    assert str(caught.value).split(": ", 1)[1].startswith(message)
+
+
+def test_a_member_of_its_own_mistake_is_told_of_the_member(tmp_path):
+    row = "  - {name: own, backbone: 'baseline:mlp', pretrained: false, train: {epochs: -1}}\n"
+    with pytest.raises(UserError, match=r"members\.1\.train\.epochs: .* found -1"):
+        load_suite(write(tmp_path, MINIMAL + row + "defaults: {train: {epochs: 3}}\n"))
+
+
+@pytest.mark.parametrize(
     ("files", "text", "message"),
     [
-        ({"one.yaml": MLP}, "", "two.yaml: no such file"),
-        ({"one.yaml": MLP, "two.yaml": "{name: x, epochs: 3}"}, "", "two.yaml: members.0.backbone: Field required"),
+        ({"one.yaml": MLP}, "", "both.yaml: include: no file two.yaml beside this suite"),
+        (
+            {"one.yaml": MLP, "two.yaml": "{name: x, epochs: 3}"},
+            "",
+            "two.yaml: members.0.epochs: unknown key; known: name, backbone",
+        ),
         (
             {"one.yaml": MLP, "two.yaml": MLP.replace("false", "false, image_size: 64")},
             "",

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_folds import SUITE, board_of, go
+from test_folds import LIMIT, SUITE, board_of, go
 
 from fer_bench import records, tune
 from fer_bench.errors import UserError
 from fer_bench.suite import members
+from fer_bench.suite.plan import Options
+from fer_bench.suite.progress import Display
+from fer_bench.suite.stages import dry_run
 
 STUDENT = """
 suite: tiny
@@ -84,6 +87,53 @@ def test_a_finished_student_needs_its_teacher_no_more(folder):
     records.remove(board_of(folder), records.called(board_of(folder), "bag"))
     again, jobs, outcome = student(folder)
     assert (again, jobs, outcome.failures) == (first, [], [])
+
+
+TOGETHER = """
+suite: tiny
+data: toyfaces
+seeds: [4]
+defaults: {pretrained: false, train: {epochs: 1, batch_size: 32}}
+members:
+  - {name: student, backbone: "baseline:mlp", train: {distill: {teacher: bag}}}
+  - {name: mlp, backbone: "baseline:mlp", folds: 3, fold_views: [none], train: {lr: %s, precision: %s}}
+ensembles:
+  - {name: vote, members: [mlp, student]}
+  - {name: bag, method: fold-average, members: [mlp], views: [none]}
+"""
+
+
+def foreseen(folder, text):
+    (folder / "tiny.yaml").write_text(text)
+    options = Options(runs_dir=folder / "runs", limit=LIMIT, device="cpu")
+    return dry_run(folder / "tiny.yaml", options, Display(quiet=True))
+
+
+@pytest.mark.usefixtures("drawn_once")
+def test_one_call_trains_a_teacher_and_then_its_student(tmp_path):
+    text = TOGETHER % (1e-3, "fp32")
+    rows = {row["name"]: row for row in foreseen(tmp_path, text)}
+    assert (rows["student"]["state"], rows["student"]["cannot_run"]) == ("new", None)
+    outcome = go(tmp_path, text)
+    assert outcome.is_whole
+    names = [record["name"] for record in outcome.records]
+    assert names == ["mlp", "mlp", "mlp", "mlp", "bag", "student", "vote"]
+    board = board_of(tmp_path)
+    taught = records.called(board, "student")["identity"]["teacher_sha256"]
+    said = records.arrays(board, records.called(board, "bag"))["Training/none"]
+    assert taught == hashlib.sha256(said.tobytes()).hexdigest()
+    again = go(tmp_path, text)
+    assert [record["run_id"] for record in again.records] == [record["run_id"] for record in outcome.records]
+    assert {row["state"] for row in foreseen(tmp_path, text) if row["kind"] != "ensemble"} == {"done"}
+
+
+@pytest.mark.usefixtures("drawn_once")
+def test_a_student_whose_teacher_could_not_be_built_is_left(tmp_path):
+    outcome = go(tmp_path, TOGETHER % (1e-3, "fp16"))  # fails on a CPU
+    assert outcome.left == {"student seed 4": "its teacher bag is withheld"}
+    assert set(outcome.withheld) == {"bag", "vote"}
+    assert {record["name"] for record in outcome.records} == {"mlp"}
+    assert go(tmp_path, TOGETHER % (1e-3, "fp32")).is_whole
 
 
 def test_a_study_has_no_teacher():

@@ -73,7 +73,7 @@ def first_problem(error: ValidationError, model: type[BaseModel] = BaseModel) ->
     problems = [
         row for row in every if not any(len(d) > len(row["loc"]) and d[: len(row["loc"])] == row["loc"] for d in deeper)
     ]
-    first = problems[0]
+    first = next((row for row in problems if row["type"] == "extra_forbidden"), problems[0])  # it explains what lacks
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)

@@ -65,6 +65,10 @@ class Suite(Frozen):
             raise ValueError(f"the name {twice[0]!r} is used twice")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: must differ")
+        for index, member in enumerate(self.members):
+            if member.train.distill and not member.train.distill.teacher:
+                where = f"members.{index}.train.distill.teacher"
+                raise ValueError(f"{where}: must name an ensemble of fold runs, such as a fold-average")
         members = {member.name: member for member in self.members}
         problems = [what for ensemble in self.ensembles for what in _problems_of(ensemble, members, len(self.seeds))]
         if problems:
@@ -76,6 +80,12 @@ class Suite(Frozen):
         if member.name in self._origins:
             return f"{member.name}, included from {self._origins[member.name]}"
         return f"members.{self.members.index(member)} ({member.name})"
+
+    @property
+    def taught(self) -> tuple[Member, ...]:
+        """Members that learn from an ensemble of this suite: they wait until it is built."""
+        ensembles = {ensemble.name for ensemble in self.ensembles}
+        return tuple(m for m in self.members if m.train.distill and m.train.distill.teacher in ensembles)
 
     def with_only(self, names: Sequence[str]) -> "Suite":
         """The suite with the members of these names alone and no ensembles; the whole suite where none is named.
@@ -132,7 +142,7 @@ def load_suite(path: Path, above: Sequence[Path] = ()) -> Suite:
         raise UserError(
             f"{path}: a suite is a mapping with keys such as suite, data, members; found {type(raw).__name__}"
         )
-    defaults = raw.get("defaults") or {}
+    defaults, own = raw.get("defaults") or {}, raw.get("members")
     if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
         raw = raw | {"members": [merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
     included = _included(path, raw, (*above, path.resolve()))
@@ -142,9 +152,28 @@ def load_suite(path: Path, above: Sequence[Path] = ()) -> Suite:
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error, Suite)}") from None
+        raise UserError(f"{path}: {_placed(first_problem(error, Suite), own, defaults)}") from None
     suite._origins.update({name: file for name, (_, file) in included.items()})
     return suite
+
+
+def _placed(problem: str, rows: Any, defaults: Any) -> str:
+    """What is wrong with a member, told of ``defaults`` where it stands there and not in the member."""
+    found = re.match(r"members\.(\d+)\.([\w.]+)", problem)
+    if found is None or int(found[1]) >= len(rows):
+        return problem
+    keys = found[2].split(".")
+    if _has(rows[int(found[1])], keys) or not _has(defaults, keys):
+        return problem
+    return f"defaults.{found[2]}{problem[found.end() :]}"
+
+
+def _has(tree: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
 
 
 def _included(path: Path, raw: dict[str, Any], above: Sequence[Path]) -> dict[str, tuple[Member, str]]:
@@ -157,6 +186,8 @@ def _included(path: Path, raw: dict[str, Any], above: Sequence[Path]) -> dict[st
     names = raw.get("include")
     for name in names if isinstance(names, list) and all(isinstance(each, str) for each in names) else []:
         file = path.parent / name
+        if not file.is_file():
+            raise UserError(f"{path}: include: no file {name} beside this suite")
         if file.resolve() in above:
             raise UserError(f"{path}: include: {name} includes this suite again")
         suite = load_suite(file, above)

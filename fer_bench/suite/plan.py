@@ -187,10 +187,12 @@ def make_plan(
     cuts: Mapping[int, Sequence[Fold]],
     *,
     fetch: bool = True,
+    awaits: bool = False,
 ) -> list[Run]:
     """List all runs, the first seed of every member first, those on folds last.
 
-    All weights are looked for before this returns, without ``fetch`` on this machine only.
+    All weights are looked for before this returns, without ``fetch`` on this machine only. With ``awaits`` a teacher
+    that is an ensemble of the suite need not be there yet; the run's identity then is not the one that it will have.
 
     Raises:
         UserError: for a name that a run with other settings has taken, and for one that asks for other view sets where
@@ -198,7 +200,8 @@ def make_plan(
     """
     found = {member.name: _weights(member, fetch) for member in suite.members}
     wanted = members_and_folds(suite, cuts, options.seeds or suite.seeds)
-    return [_run(suite, options, facts, board, m, s, *found[m.name], fold) for m, s, fold in wanted]
+    late = suite.taught if awaits else ()
+    return [_run(suite, options, facts, board, m, s, *found[m.name], fold, m in late) for m, s, fold in wanted]
 
 
 def _weights(member: Member, fetch: bool) -> tuple[Weights | None, str | None]:
@@ -220,15 +223,18 @@ def _run(
     weights: Weights | None,
     unavailable: str | None,
     fold: Fold | None,
+    awaits: bool,
 ) -> Run:
     existing = records.find(board, member.name, seed, fold.index if fold else None)
     sha256 = weights.sha256 if weights else None
     taught, untaught = teacher.sha256_of(board, member, facts)
-    unavailable = unavailable or untaught
-    if unavailable and existing and existing["kind"] in records.TRAINED:  # finished where it all could be had
+    if (
+        (unavailable or untaught) and existing and existing["kind"] in records.TRAINED
+    ):  # finished where it all could be had
         sha256 = sha256 or existing["identity"]["weights_sha256"]
         taught = taught or existing["identity"].get("teacher_sha256")
     this = identity(suite, member, seed, sha256, facts, fold, taught)
+    unavailable = unavailable or (None if awaits else untaught)
     return _in_state(Run(member, seed, weights, this, "new", unavailable, fold), existing, options)
 
 

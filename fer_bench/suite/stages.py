@@ -7,7 +7,7 @@ from typing import Any
 
 from fer_bench import leaderboard, records
 from fer_bench.allocation import keep_freed_memory
-from fer_bench.config import Suite, load_suite
+from fer_bench.config import Ensemble, Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.models import NOT_LOCAL, UnreachableError, find_weights
 from fer_bench.suite import checks, estimate, kept, looks, parallel, votes
@@ -43,7 +43,8 @@ def prepare(path: Path, options: Options, display: Display, *, fetch: bool = Tru
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
     votes.refuse_taken_names(board, suite)
     checks.refuse_bad_members(path, suite, chosen.members)
-    return suite, setting, make_plan(chosen, options, facts, board, cuts(chosen, faces), fetch=fetch)
+    plan = make_plan(chosen, options, facts, board, cuts(chosen, faces), fetch=fetch, awaits=True)
+    return suite, setting, plan
 
 
 def run(path: Path, options: Options, display: Display, should_stop: Callable[[], bool]) -> Outcome:
@@ -63,17 +64,43 @@ def run(path: Path, options: Options, display: Display, should_stop: Callable[[]
         display.say(line)
     outcome = Outcome()
     forecast = Forecast(setting, options.jobs) if options.budget else None
-    taken = _work(setting, plan, forecast, outcome, should_stop, display)
-    if taken and not outcome.stopped:
-        display.say("once more to the runs that another process was at")
-        _work(setting, taken, forecast, outcome, should_stop, display)
-    if outcome.stopped:
-        return outcome
-    seeds = () if options.members else options.seeds  # with members, a vote means what the suite says
-    votes.build_all(setting.board, suite, outcome, display, force=options.force, seeds=seeds, members=options.members)
-    outcome.board_file = leaderboard.board_file(setting.board)
-    leaderboard.write(setting.board, outcome.board_file)
+    late = set() if options.members else {member.name for member in suite.taught}
+
+    def finish(runs: Sequence[Run], ensembles: Sequence[Ensemble]) -> None:
+        taken = _work(setting, runs, forecast, outcome, should_stop, display)
+        if taken and not outcome.stopped:
+            display.say("once more to the runs that another process was at")
+            _work(setting, taken, forecast, outcome, should_stop, display)
+        if not outcome.stopped:
+            part = suite.model_copy(update={"ensembles": tuple(ensembles)})
+            seeds = () if options.members else options.seeds  # with members, a vote means what the suite says
+            votes.build_all(
+                setting.board, part, outcome, display, force=options.force, seeds=seeds, members=options.members
+            )
+
+    after = [ensemble for ensemble in suite.ensembles if late & set(ensemble.members)]
+    finish([this for this in plan if this.member.name not in late], [e for e in suite.ensembles if e not in after])
+    if late and not outcome.stopped:
+        finish(_with_teachers(setting, suite, outcome, display), after)
+    if not outcome.stopped:
+        outcome.board_file = leaderboard.board_file(setting.board)
+        leaderboard.write(setting.board, outcome.board_file)
     return outcome
+
+
+def _with_teachers(setting: Setting, suite: Suite, outcome: Outcome, display: Display) -> list[Run]:
+    """Plan the members that learn from an ensemble of the suite once that is built; where it is not, they are left."""
+    students = suite.with_only([member.name for member in suite.taught])
+    ready = []
+    for this in make_plan(students, setting.options, setting.facts, setting.board, {}):
+        assert this.member.train.distill is not None
+        teacher = this.member.train.distill.teacher
+        if this.state != "done" and teacher in outcome.withheld:
+            outcome.left[this.title] = f"its teacher {teacher} is withheld"
+            display.say(f"{this.title}: left for a later call, {outcome.left[this.title]}")
+        else:
+            ready.append(this)
+    return ready
 
 
 def _work(
