@@ -238,7 +238,7 @@ def test_the_ablation_from_scratch_is_a_star_that_meets_the_row_of_cpu():
     suites = [config.load_suite(SUITES / f"{name}.yaml") for name in ("scratch-cpu", "cpu")]
     found = pairs_of([(one, "aa" if one.pretrained else None) for suite in suites for one in suite.members])
     star = {pair for pair in found if "vgg-small-base" in pair}
-    assert len(star) == len(suites[0].members) - 2 + 1  # and the row of cpu, whose faces are interpolated twice
+    assert len(star) == len(suites[0].members) - 2 + 1  # no SWA, but the row of cpu, whose faces are interpolated twice
     assert found[("vgg-small-scratch", "vgg-small-base")] == "sampling of moved faces twice → once"
     assert {pair: change for pair, change in found.items() if pair not in star} == {
         ("vgg-small-no-ema", "vgg-small-swa"): "weight averaging (SWA), share of the epochs 0 → 0.25",

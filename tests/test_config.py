@@ -333,6 +333,19 @@ def test_included_members_are_members_with_the_seeds_and_ensembles_of_the_suite(
     assert places == ["members.0 (own)", "mlp, included from one.yaml", "cnn, included from two.yaml"]
 
 
+def test_a_teacher_comes_with_the_student_that_is_included(tmp_path):
+    student = "{name: s, backbone: 'baseline:mlp', pretrained: false, train: {distill: {teacher: bag}}}"
+    folds = "{name: f, backbone: 'baseline:mlp', pretrained: false, folds: 3}"
+    votes = "[{name: bag, method: fold-average, members: [f]}, {name: vote, members: [s, f]}]"
+    (tmp_path / "one.yaml").write_text(
+        f"suite: one\ndata: toyfaces\nmembers: [{student}, {folds}]\nensembles: {votes}\n"
+    )
+    (tmp_path / "both.yaml").write_text("suite: both\ndata: toyfaces\ninclude: [one.yaml]\n")
+    suite = load_suite(tmp_path / "both.yaml")
+    assert [ensemble.name for ensemble in suite.ensembles] == ["bag"]
+    assert [member.name for member in suite.taught] == ["s"]
+
+
 def test_a_suite_may_include_and_have_no_member_of_its_own(tmp_path):
     found = load_suite(including(tmp_path, {"one.yaml": MLP, "two.yaml": CNN}))
     assert [member.name for member in found.members] == ["mlp", "cnn"]

@@ -76,9 +76,12 @@ def test_names_on_the_shared_board_mean_one_thing(a, b):
     ours, theirs = ({member.name: member for member in SUITES[name].members} for name in (a, b))
     for name in ours.keys() & theirs.keys():
         assert config.identity_of(ours[name]) == config.identity_of(theirs[name])
-    ensembles = [{ensemble.name for ensemble in SUITES[name].ensembles} for name in (a, b)]
-    assert not ensembles[0] & (ensembles[1] | set(theirs))
-    assert not ensembles[1] & set(ours)
+    ensembles = [{ensemble.name: ensemble for ensemble in SUITES[name].ensembles} for name in (a, b)]
+    for name in ensembles[0].keys() & ensembles[1].keys():  # a teacher comes with the student that a suite includes
+        assert ensembles[0][name] == ensembles[1][name]
+        assert name in {member.train.distill.teacher for member in SUITES[a].taught if member.train.distill}
+    assert not ensembles[0].keys() & theirs.keys()
+    assert not ensembles[1].keys() & ours.keys()
 
 
 @pytest.mark.parametrize("member", SMALL.values(), ids=SMALL.keys())

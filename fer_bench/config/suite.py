@@ -44,7 +44,8 @@ class Suite(Frozen):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, strict=False)] = (0,)
     defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
     include: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="suite files beside this one whose members are this suite's, too, with its seeds"
+        (),
+        description="suite files beside this one whose members are this suite's, too, with its seeds; teachers too",
     )
     members: Annotated[tuple[Member, ...], Field(min_length=1, strict=False)]
     ensembles: Annotated[tuple[Ensemble, ...], Field(strict=False)] = ()
@@ -145,10 +146,12 @@ def load_suite(path: Path, above: Sequence[Path] = ()) -> Suite:
     defaults, own = raw.get("defaults") or {}, raw.get("members")
     if isinstance(raw.get("members"), list) and isinstance(defaults, dict):
         raw = raw | {"members": [merge(defaults, row) if isinstance(row, dict) else row for row in raw["members"]]}
-    included = _included(path, raw, (*above, path.resolve()))
+    included, teachers = _included(path, raw, (*above, path.resolve()))
     if included and isinstance(raw.get("members", []), list):
         _refuse_names_of_included(path, raw, included)
         raw = raw | {"members": [*raw.get("members", []), *(member for member, _ in included.values())]}
+        if teachers and isinstance(raw.get("ensembles", []), list):
+            raw = raw | {"ensembles": [*raw.get("ensembles", []), *teachers.values()]}
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as error:
@@ -176,13 +179,16 @@ def _has(tree: Any, keys: Sequence[str]) -> bool:
     return True
 
 
-def _included(path: Path, raw: dict[str, Any], above: Sequence[Path]) -> dict[str, tuple[Member, str]]:
-    """Members of the suites that a file includes, by name, each with the file that it comes from.
+def _included(
+    path: Path, raw: dict[str, Any], above: Sequence[Path]
+) -> tuple[dict[str, tuple[Member, str]], dict[str, Ensemble]]:
+    """Members of the suites that a file includes, by name, each with its file; ensembles there that teach some of them.
 
     Raises:
         UserError: a file that cannot be read, includes itself, is of other data, or calls another member by a name.
     """
     found: dict[str, tuple[Member, str]] = {}
+    teachers: dict[str, Ensemble] = {}
     names = raw.get("include")
     for name in names if isinstance(names, list) and all(isinstance(each, str) for each in names) else []:
         file = path.parent / name
@@ -197,7 +203,9 @@ def _included(path: Path, raw: dict[str, Any], above: Sequence[Path]) -> dict[st
             known, first = found.setdefault(member.name, (member, name))
             if known != member:
                 raise UserError(f"{path}: include: the members {member.name!r} of {first} and {name} differ")
-    return found
+        taught_by = {member.train.distill.teacher for member in suite.taught if member.train.distill}
+        teachers |= {ensemble.name: ensemble for ensemble in suite.ensembles if ensemble.name in taught_by}
+    return found, teachers
 
 
 def _refuse_names_of_included(path: Path, raw: dict[str, Any], included: Mapping[str, tuple[Member, str]]) -> None:
