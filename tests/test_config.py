@@ -359,6 +359,7 @@ def test_a_suite_may_include_and_have_no_member_of_its_own(tmp_path):
             "defaults: {train: {epochs: 0}}\n",
             "defaults.train.epochs: Input should be greater than or equal to 1, found 0",
         ),
+        ("defaults: {options: {width: {a: 1}}}\n", "defaults.options.width: Input should be a valid number"),
         ("ensembles: [{name: v, member: [mlp]}]\n", "ensembles.0.member: unknown key; did you mean 'members'?"),
         ("defaults: {train: {distill: {weight: 1}}}\n", "members.0.train.distill.teacher: must name an ensemble"),
     ],

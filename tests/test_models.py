@@ -175,6 +175,7 @@ def test_too_small_a_side_is_told_with_a_legal_one(backbone, side, legal):
         ("ResNet18", "did you mean 'resnet18'?"),
         ("timm/resnet18.tv_in1k", "did you mean 'resnet18.tv_in1k'?"),
         ("googlenet", "did you mean 'torchvision:googlenet'?"),
+        ("Scratch:vgg", "did you mean 'scratch:vgg'?"),
         ("torchvision:googlenett", "did you mean 'torchvision:googlenet'"),
         ("torchvision:resnet26d", "did you mean 'resnet26d'?"),
         ("torchvision:resnet19", "did you mean 'torchvision:resnet"),

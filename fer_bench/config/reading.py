@@ -74,7 +74,8 @@ def first_problem(error: ValidationError, model: type[BaseModel] = BaseModel) ->
         row for row in every if not any(len(d) > len(row["loc"]) and d[: len(row["loc"])] == row["loc"] for d in deeper)
     ]
     first = next((row for row in problems if row["type"] == "extra_forbidden"), problems[0])  # it explains what lacks
-    path = ".".join(str(part) for part in first["loc"])
+    alternatives = ("bool", "int", "float", "str")  # of a key that takes several types
+    path = ".".join(str(part) for part in first["loc"] if part not in alternatives)
     message = first["msg"].removeprefix("Value error, ")
     message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)
     message = re.sub(r"valid tuple|valid list|Tuple", "list", message).replace(" after validation", "")

@@ -70,6 +70,8 @@ def _near(backbone: str) -> list[str]:
     import timm
     import torchvision
 
+    from fer_bench.models.scratch import SCRATCH
+
     wanted = re.split("[:/]", backbone)[-1].lower()
     if timm.is_model(wanted) and not backbone.startswith("torchvision:"):
         return [wanted]
@@ -78,6 +80,8 @@ def _near(backbone: str) -> list[str]:
     known = ours | theirs if backbone.startswith("torchvision:") else theirs | ours
     if wanted in known:
         return [known[wanted]]
+    if wanted in SCRATCH:
+        return [f"scratch:{wanted}"]
     return [known[name] for name in difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)]
 
 
