@@ -10,7 +10,8 @@
 # After it: carry runs/records.zip into another checkout and `fer-bench unpack records.zip` there; for speed, carry
 # benchmark/speed/results/*.json and run `python benchmark/speed --render`.
 #
-# PYTHON is the interpreter, otherwise .venv/bin/python where there is one, or python3; JOBS (4) the runs at once. A second call of `train` on the same machine goes on.
+# PYTHON is the interpreter, otherwise .venv/bin/python where there is one, or python3;
+# JOBS (4) the runs at once. A second call of `train` on the same machine goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-}

@@ -74,8 +74,10 @@ def first_problem(error: ValidationError, model: type[BaseModel] = BaseModel) ->
         row for row in every if not any(len(d) > len(row["loc"]) and d[: len(row["loc"])] == row["loc"] for d in deeper)
     ]
     first = next((row for row in problems if row["type"] == "extra_forbidden"), problems[0])  # it explains what lacks
-    alternatives = ("bool", "int", "float", "str")  # of a key that takes several types
-    path = ".".join(str(part) for part in first["loc"] if part not in alternatives)
+    place = first["loc"]
+    if place and place[-1] in ("bool", "int", "float", "str"):  # one of the types that a key takes
+        place = place[:-1]
+    path = ".".join(map(str, place))
     message = first["msg"].removeprefix("Value error, ")
     message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)
     message = re.sub(r"valid tuple|valid list|Tuple", "list", message).replace(" after validation", "")

@@ -45,7 +45,7 @@ class Suite(Frozen):
     defaults: dict[str, Any] = Field(default_factory=dict, description="merged below every member")
     include: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
-        description="suite files beside this one whose members are this suite's, too, with its seeds; teachers too",
+        description="suite files beside this one whose members, and their teachers, are this suite's, with its seeds",
     )
     members: Annotated[tuple[Member, ...], Field(min_length=1, strict=False)]
     ensembles: Annotated[tuple[Ensemble, ...], Field(strict=False)] = ()
@@ -163,7 +163,7 @@ def load_suite(path: Path, above: Sequence[Path] = ()) -> Suite:
 def _placed(problem: str, rows: Any, defaults: Any) -> str:
     """What is wrong with a member, told of ``defaults`` where it stands there and not in the member."""
     found = re.match(r"members\.(\d+)\.([\w.]+)", problem)
-    if found is None or int(found[1]) >= len(rows):
+    if found is None or not isinstance(rows, list) or int(found[1]) >= len(rows):
         return problem
     keys = found[2].split(".")
     if _has(rows[int(found[1])], keys) or not _has(defaults, keys):

@@ -96,13 +96,13 @@ def _best(kind: str, row: Row) -> str:
 def _gain(board: Board, ensemble: Row, single: Row) -> str:
     """The difference of the two, as the table of results has it where one of them is the first row."""
     which = "that model" if len(single.seeds) == 1 else "that model's declared seed"
-    signs = {row.name: sign for row, sign in ((ensemble, 1), (single, -1)) if row.name in board.against_first}
-    if len(signs) != 1:  # neither is the first row
+    first = board.fair[0]
+    if first not in (ensemble, single):
         return (
             f", {points_interval(*metrics.paired_bootstrap(ensemble.right(), single.right()))} points against {which}"
         )
-    [(name, sign)] = signs.items()
-    pair = board.against_first[name]
+    sign, other = (-1, single) if first is ensemble else (1, ensemble)
+    pair = board.against_first[other.name]
     low, high = sorted([sign * pair.low, sign * pair.high])
     tie = f" (a tie: Holm's p = {pair.p:.3f})" if pair.p >= LEVEL else ""
     return f", {points_interval(sign * pair.difference, low, high)} points against {which}{tie}"

@@ -228,11 +228,10 @@ def _run(
     existing = records.find(board, member.name, seed, fold.index if fold else None)
     sha256 = weights.sha256 if weights else None
     taught, untaught = teacher.sha256_of(board, member, facts)
-    if (
-        (unavailable or untaught) and existing and existing["kind"] in records.TRAINED
-    ):  # finished where it all could be had
-        sha256 = sha256 or existing["identity"]["weights_sha256"]
-        taught = taught or existing["identity"].get("teacher_sha256")
+    finished = existing if existing and existing["kind"] in records.TRAINED else None
+    if finished and (unavailable or untaught):  # it was made where all could be had
+        sha256 = sha256 or finished["identity"]["weights_sha256"]
+        taught = taught or finished["identity"].get("teacher_sha256")
     this = identity(suite, member, seed, sha256, facts, fold, taught)
     unavailable = unavailable or (None if awaits else untaught)
     return _in_state(Run(member, seed, weights, this, "new", unavailable, fold), existing, options)
