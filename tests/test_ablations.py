@@ -17,7 +17,7 @@ from test_leaderboard import (
 
 from fer_bench import config, leaderboard
 from fer_bench.config import Ensemble, Member, Suite, identity_of
-from fer_bench.leaderboard import ablations, alike, rows, wording
+from fer_bench.leaderboard import ablations, alike, needle, rows, wording
 from fer_bench.leaderboard.rows import Board, Row
 from fer_bench.records import save
 from fer_bench.suite.outcome import Outcome
@@ -290,6 +290,21 @@ def test_changes_in_words(key, before, after, expected):
 # ---- what they gain
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("image_size", [48, 64, 96]),
+        ("train.mixup", [0, 0.2, 1]),
+        ("train.layer_decay", [1, 0.9, 0.75]),  # 1 is none of it, and the lower layers learn less the lower it is
+        ("train.start_size", [None, 0.67, 0.5]),
+        ("sampling", ["twice", "once"]),
+    ],
+)
+def test_values_stand_from_less_to_more(key, values):
+    rank = {value: wording.lower_first(key, value) for value in values}
+    assert [rank[value] for value in values] == sorted(rank.values())
+
+
 def test_gain_is_counted_by_hand(tmp_path):
     """PublicTest: 18 wrong with flip, then 12 of the same. PrivateTest: 18 wrong, then 19."""
     add(tmp_path, "plain", (20, 20), train={"label_smoothing": 0})
@@ -406,6 +421,19 @@ def test_lines_follow_public_test(tmp_path):
     assert [line[3].split()[0] for line in cells[1:]] == ["+25.00", "+10.00", "+5.00"]
     assert [line[6].split()[0] for line in cells[1:]] == ["−45.00", "−50.00", "+5.00"]
     assert [line[7:] for line in cells[1:]] == [["1.5", "2"], ["1.5", "2"], ["–", "1 → 2"]]
+
+
+def test_what_is_least_sure_is_folded(tmp_path, monkeypatch):
+    """On PublicTest 10 images won (p 2 * .5**10), 9 lost (2 * .5**9), 4 won (2 * .5**4) and 7 by the mirror."""
+    monkeypatch.setattr(needle, "MOST", 2)
+    settings = {"ema": 0.99, "mixup": 0}
+    add(tmp_path, "best", (10, 30), train=settings, augment={"shift": 0.1})
+    add(tmp_path, "no-shift", (20, 12), train=settings, augment={"shift": 0})
+    add(tmp_path, "no-average", (14, 10), train=settings | {"ema": 0}, augment={"shift": 0.1})
+    add(tmp_path, "mixed", (19, 10), train=settings | {"mixup": 0.2}, augment={"shift": 0.1})
+    shown, folded = section(page_of(tmp_path), TITLE).split("<summary>2 more, p above 0.004 each</summary>")
+    assert [line[1:3] for line in table_rows(shown)[1:]] == [["no-shift", "best"], ["best", "mixed"]]
+    assert [line[4] for line in table_rows(folded)[1:]] == ["0.125", "0.016"]
 
 
 def test_a_board_without_ablations_says_how_to_make_some(tmp_path):

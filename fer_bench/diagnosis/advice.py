@@ -49,6 +49,7 @@ class Measured:
 
     key: str
     before: Any
+    after: Any
     alike: dict[str, Any]
     words: str
     rows: tuple[str, str]
@@ -76,16 +77,19 @@ def suggest(found: Diagnosis, record: Record, measured: Sequence[Measured] = ())
 
 
 def _from_ablations(found: Diagnosis, settings: dict[str, Any], measured: Sequence[Measured]) -> Iterator[Suggestion]:
-    """What helped other rows for sure and this row does not have."""
+    """What helped other rows for sure and this row does not have, or hurt them for sure and it has."""
     for gain in measured:
         own = found.title in gain.rows
         alike = all(settings.get(key) == value for key, value in gain.alike.items())
-        if gain.low > 0 and not own and alike and gain.key in settings and settings[gain.key] == gain.before:
+        if own or not alike or gain.key not in settings:
+            continue
+        rows = f"from {gain.rows[0]} to {gain.rows[1]}"
+        if gain.low > 0 and settings[gain.key] == gain.before:
             interval = f"{_points(gain.difference)} points [{_points(gain.low)}, {_points(gain.high)}]"
-            yield Suggestion(
-                f"{gain.words} gained {interval} from {gain.rows[0]} to {gain.rows[1]} (interval above 0)",
-                "the same change here",
-            )
+            yield Suggestion(f"{gain.words} gained {interval} {rows} (interval above 0)", "the same change here")
+        if gain.high < 0 and settings[gain.key] == gain.after:
+            interval = f"{_points(-gain.difference)} points [{_points(-gain.high)}, {_points(-gain.low)}]"
+            yield Suggestion(f"{gain.words} cost {interval} {rows} (interval above 0)", "the opposite change here")
 
 
 def _from_losses(history: Sequence[dict[str, Any]], settings: dict[str, Any]) -> Iterator[Suggestion]:

@@ -89,11 +89,11 @@ def _measured(board: Board, effects: Sequence[Effect]) -> list[Measured]:
     found = []
     for effect in effects:
         if effect.contrast.setting:
-            key, before, _ = effect.contrast.setting
+            key, before, after = effect.contrast.setting
             names = effect.contrast.base.title, effect.contrast.changed.title
             shared = "backbone" if key == "pretrained" else "pretrained"
             same = {shared: settings[names[0]].get(shared)}
-            found.append(Measured(key, before, same, effect.contrast.change, names, *effect.validation))
+            found.append(Measured(key, before, after, same, effect.contrast.change, names, *effect.validation))
     return found
 
 

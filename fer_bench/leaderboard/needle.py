@@ -7,7 +7,7 @@ from fer_bench.leaderboard.ablations import Effect
 from fer_bench.leaderboard.markdown import NOTHING, details, listing, number, points_interval, table
 from fer_bench.leaderboard.rows import TEST, VALIDATION, Board
 
-MOST = 30  # lines in view; the others are folded
+MOST = 30  # lines in view, those with the lowest p; the others are folded
 
 HEAD = (
     "what changed",
@@ -35,10 +35,12 @@ def section(board: Board, effects: Sequence[Effect]) -> str:
     """Return the table of what ``ablations.measure`` found and how to read it; "" where nothing can be compared."""
     if not effects:
         return ""
-    folded = effects[MOST:]
-    parts = [HOW, _table(effects[:MOST])]
+    clearest = sorted(effect.p for effect in effects)[:MOST][-1]
+    shown = [effect for effect in effects if effect.p <= clearest]
+    folded = [effect for effect in effects if effect.p > clearest]
+    parts = [HOW, _table(shown)]
     if folded:
-        parts.append(details(f"{len(folded)} more with lower gains", _table(folded)))
+        parts.append(details(f"{len(folded)} more, p above {_p(clearest)} each", _table(folded)))
     return "\n\n".join([*parts, *_notes(board, effects)])
 
 

@@ -24,6 +24,8 @@ NAMES = {
     "weights_sha256": "initial weights",
     "teacher_sha256": "teacher",
 }
+NOTHING_AT_ONE = {"train.layer_decay", "train.start_size"}
+"""Factors: at 1, their default, nothing is done, and they do more the smaller they are."""
 UNITS = {"image_size": " px", "augment.rotate": "°"}
 SECTIONS: dict[str, type[Frozen]] = {"": Member, "train": Train, "augment": Augment}
 
@@ -67,6 +69,8 @@ def default(key: str) -> Any:
 
 def lower_first(key: str, found: Any) -> tuple[bool, float]:
     """Sort key of a setting's values: off before on, then numbers upwards; of words the default comes first."""
+    if key in NOTHING_AT_ONE:
+        return (False, 0.0) if found in (None, 1) else (True, -float(found))
     if found in (None, False, 0, "none", {}) or (isinstance(found, str) and found == default(key)):
         return False, 0.0
     return True, float(found) if isinstance(found, int | float) else 0.0
