@@ -234,6 +234,13 @@ def test_the_ablation_suite_is_a_star_that_meets_the_row_of_cpu():
     }
 
 
+def test_the_long_recipe_is_a_star():
+    suite = config.load_suite(SUITES / "recipe.yaml")
+    found = pairs_of([(one, "aa") for one in suite.members])
+    assert len(found) == len(suite.members) - 1
+    assert all("lite0-96-long" in pair for pair in found)
+
+
 def test_the_ablation_from_scratch_is_a_star_that_meets_the_row_of_cpu():
     suites = [config.load_suite(SUITES / f"{name}.yaml") for name in ("scratch-cpu", "cpu")]
     found = pairs_of([(one, "aa" if one.pretrained else None) for suite in suites for one in suite.members])

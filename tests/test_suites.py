@@ -147,6 +147,17 @@ def test_each_member_of_the_ablation_changes_one_thing_of_the_base():
     assert wanted <= {key for change in changes for key in change}
 
 
+def test_each_member_of_the_recipe_changes_one_thing_of_the_long_lite():
+    base, *others = SUITES["recipe"].members
+    assert base in SUITES["lite"].members
+    keys = [key for member in others for key in changed(base, member)]
+    assert len(keys) == len(others)
+    sides = {member.image_size for member in SUITES["recipe"].members}
+    assert {96, 128, 160, 224} <= sides
+    wanted = {"start_size", "layer_decay", "label_smoothing", "mixup", "ema", "epochs"}
+    assert {f"train.{key}" for key in wanted} | {"augment.rotate", "augment.scale", "augment.erase"} <= set(keys)
+
+
 def test_the_recipe_from_scratch_is_turned_one_thing_at_a_time():
     networks, turned = SUITES["scratch"].members[:8], SUITES["scratch"].members[8:]
     assert all(member.backbone.startswith("scratch:") and not member.pretrained for member in SUITES["scratch"].members)
