@@ -177,13 +177,20 @@ def _recall_interval(drawn: np.ndarray, hits: float, n: float) -> tuple[float, f
 def paired_bootstrap(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:
     """Accuracy of a minus that of b, and its 95 % percentile interval over rows drawn again with replacement.
 
-    A row can only be won, lost or tied, so three counts tell all of a draw.
+    A row can only be won, lost or tied, so three counts tell all of a draw. That of b minus a has the other signs.
     """
     n = len(right_a)
     won, lost = _discordant(right_a, right_b)
+    if won < lost:
+        return _negated(paired_bootstrap(right_b, right_a))
     drawn_won, drawn_lost, _ = resampled(np.array([won, lost, n - won - lost]))
     low, high = _percentiles(drawn_won.astype(np.int64) - drawn_lost)
     return (won - lost) / n, low / n, high / n
+
+
+def _negated(found: tuple[float, float, float]) -> tuple[float, float, float]:
+    difference, low, high = found
+    return -difference, -high, -low
 
 
 def _percentiles(draws: np.ndarray) -> tuple[float, float]:
@@ -212,11 +219,15 @@ def paired_means(after: np.ndarray, before: np.ndarray) -> tuple[float, float, f
     """Mean accuracy of R predictions minus that of R others, masks (R, N) in pairs, and its 95 % interval over images.
 
     The R differences of an image (seeds, or rows) stay together when rows are drawn again, so the interval says
-    nothing of how other seeds would differ. With R = 1 it is ``paired_bootstrap``.
+    nothing of how other seeds would differ. With R = 1 it is ``paired_bootstrap``. That of before minus after has the
+    other signs.
     """
     if len(after) == 1:
         return paired_bootstrap(after[0], before[0])
-    values, counts = np.unique(_totals(after, before), return_counts=True)
+    totals = _totals(after, before)
+    if totals.sum() < 0:
+        return _negated(paired_means(before, after))
+    values, counts = np.unique(totals, return_counts=True)
     n = counts.sum()
     low, high = _percentiles(values @ resampled(counts).astype(np.int64))
     images = float(n * len(after))

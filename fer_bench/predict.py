@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fer_bench import augment
 from fer_bench.models import CLASSES, Network, to_gray, to_input
-from fer_bench.train import autocast
+from fer_bench.train import autocast, is_full
 from fer_bench.views import view_set
 
 BATCH = 256
@@ -53,8 +53,8 @@ def _batch(network: Network, images: Tensor, names: Sequence[str]) -> Tensor:
     """(B, 48, 48) uint8 -> (sets, B, 7) float32; splits the batch in halves while it does not fit into memory."""
     try:
         return _averages(network, to_gray(images), names)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
+    except RuntimeError as error:
+        if len(images) == 1 or not is_full(error):
             raise
     torch.cuda.empty_cache()
     return torch.cat([_batch(network, half, names) for half in images.chunk(2)], dim=1)

@@ -438,7 +438,7 @@ def test_what_is_least_sure_is_folded(tmp_path, monkeypatch):
     add(tmp_path, "no-shift", (20, 12), train=settings, augment={"shift": 0})
     add(tmp_path, "no-average", (14, 10), train=settings | {"ema": 0}, augment={"shift": 0.1})
     add(tmp_path, "mixed", (19, 10), train=settings | {"mixup": 0.2}, augment={"shift": 0.1})
-    shown, folded = section(page_of(tmp_path), TITLE).split("<summary>2 more, p above 0.004 each</summary>")
+    shown, folded = section(page_of(tmp_path), TITLE).split("<summary>2 more, those with the highest p</summary>")
     assert [line[1:3] for line in table_rows(shown)[1:]] == [["no-shift", "best"], ["best", "mixed"]]
     assert [line[4] for line in table_rows(folded)[1:]] == ["0.125", "0.016"]
 

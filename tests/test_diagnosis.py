@@ -286,12 +286,17 @@ def test_what_helped_others_is_suggested(key, before, alike, low, rows, suggests
     assert not suggests or found[0].startswith("mixup 0 → 0.2 gained 1.2 points [0.1, 2.3] from a to b")
 
 
-@pytest.mark.parametrize(("after", "high", "suggests"), [(0, -0.001, True), (0, 0.001, False), (0.2, -0.001, False)])
-def test_what_hurt_others_is_suggested_to_be_undone(after, high, suggests):
-    loss = Measured("train.mixup", 0.1, after, {}, "mixup 0.1 → 0", ("a", "b"), -0.012, -0.023, high)
+@pytest.mark.parametrize(
+    ("after", "high", "row", "suggests"),
+    [(0, -0.001, "b", True), (0, -0.001, "mine", True), (0, 0.001, "b", False), (0.2, -0.001, "b", False)],
+)
+def test_what_hurt_is_suggested_to_be_undone(after, high, row, suggests):
+    loss = Measured("train.mixup", 0.1, after, {}, "mixup 0.1 → 0", ("a", row), -0.012, -0.023, high)
     found = findings(measured=[loss])
     assert len(found) == suggests
-    seen = "mixup 0.1 → 0 cost 1.2 points [0.1, 2.3] from a to b (interval above 0) -> the opposite change here"
+    seen = (
+        f"mixup 0.1 → 0 cost 1.2 points [0.1, 2.3] from a to {row} (interval leaves 0 out) -> the opposite change here"
+    )
     assert not suggests or found[0] == seen
 
 

@@ -160,6 +160,7 @@ def test_paired_bootstrap_equals_drawing_rows(masks):
     assert difference == pytest.approx(gap.mean())
     assert (found_low, found_high) == pytest.approx((low, high), abs=1.5 / 300)  # a row more or less
     assert metrics.paired_bootstrap(a, b) == (difference, found_low, found_high)
+    assert metrics.paired_bootstrap(b, a) == (-difference, -found_high, -found_low)
     assert metrics.paired_bootstrap(a, a) == (0, 0, 0)
 
 
@@ -269,5 +270,6 @@ def test_means_of_several_pairs_equal_drawing_images(masks):
     difference, found_low, found_high = metrics.paired_means(after, before)
     assert difference == pytest.approx(gap.mean())
     assert (found_low, found_high) == pytest.approx((low, high), abs=1.5 / 300)
+    assert metrics.paired_means(before, after) == (-difference, -found_high, -found_low)
     with pytest.raises(ValueError, match=r"must be \(R, N\)"):
         metrics.paired_means(after, before[:, :-1])

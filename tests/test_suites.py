@@ -110,6 +110,15 @@ def test_full_has_three_seeds_and_room_for_inception():
     assert all(member.image_size >= 96 for member in full.members)
 
 
+@pytest.mark.parametrize("lite", ["lite0", "lite1", "lite2"])
+def test_the_lites_in_full_have_the_measured_recipe_at_a_larger_side(lite):
+    measured, larger = (
+        next(member for member in SUITES[suite].members if member.name == name)
+        for suite, name in (("lite", f"{lite}-96-long"), ("full", f"{lite}-128"))
+    )
+    assert changed(measured, larger) == {"image_size": (96, 128)}
+
+
 def test_the_vote_of_all_in_full_is_of_all():
     votes = {ensemble.name: set(ensemble.members) for ensemble in SUITES["full"].ensembles}
     assert votes["vote-full"] == {member.name for member in SUITES["full"].members}

@@ -1,6 +1,5 @@
 """A suite: the questions of one YAML file."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from fer_bench.config.base import Frozen, Name
 from fer_bench.config.ensembles import PARAMETERS, Ensemble
 from fer_bench.config.members import Member
 from fer_bench.config.reading import first_problem, merge, read_yaml
-from fer_bench.errors import UserError
+from fer_bench.errors import UserError, meant
 
 PROTOCOL = "fer2013-v1"
 FOLDERS = ("audit", "benchmark", "checkpoints", "errors", "locks", "looks", "records.zip", "speed", "tune", "weights")
@@ -106,9 +105,7 @@ class Suite(Frozen):
         known = [member.name for member in self.members]
         if name in [ensemble.name for ensemble in self.ensembles]:
             return f"{name!r} is an ensemble of {self.suite}; `fer-bench ensemble` builds those from their members"
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(known)}"
-        return f"{self.suite} has no member {name!r}; {hint}"
+        return f"{self.suite} has no member {name!r}; {meant(name, known)}"
 
 
 def _problems_of(ensemble: Ensemble, members: dict[str, Member], seeds: int) -> Iterator[str]:
@@ -119,7 +116,7 @@ def _problems_of(ensemble: Ensemble, members: dict[str, Member], seeds: int) -> 
             yield f"{here}: submitted: {name!r} is a member of this suite; list it there"
     for name in ensemble.members:
         if name not in members:
-            yield f"{here}: no member is called {name!r}; there are {', '.join(members)}"
+            yield f"{here}: no member is called {name!r}; {meant(name, list(members))}"
             continue
         member = members[name]
         stored = ensemble.stored_by(member)

@@ -77,19 +77,19 @@ def suggest(found: Diagnosis, record: Record, measured: Sequence[Measured] = ())
 
 
 def _from_ablations(found: Diagnosis, settings: dict[str, Any], measured: Sequence[Measured]) -> Iterator[Suggestion]:
-    """What helped other rows for sure and this row does not have, or hurt them for sure and it has."""
+    """What helped other rows and this row does not have, or hurt some row and it has: an interval leaves 0 out."""
     for gain in measured:
         own = found.title in gain.rows
         alike = all(settings.get(key) == value for key, value in gain.alike.items())
-        if own or not alike or gain.key not in settings:
+        if not alike or gain.key not in settings:
             continue
         rows = f"from {gain.rows[0]} to {gain.rows[1]}"
-        if gain.low > 0 and settings[gain.key] == gain.before:
+        if gain.low > 0 and not own and settings[gain.key] == gain.before:
             interval = f"{_points(gain.difference)} points [{_points(gain.low)}, {_points(gain.high)}]"
             yield Suggestion(f"{gain.words} gained {interval} {rows} (interval above 0)", "the same change here")
         if gain.high < 0 and settings[gain.key] == gain.after:
             interval = f"{_points(-gain.difference)} points [{_points(-gain.high)}, {_points(-gain.low)}]"
-            yield Suggestion(f"{gain.words} cost {interval} {rows} (interval above 0)", "the opposite change here")
+            yield Suggestion(f"{gain.words} cost {interval} {rows} (interval leaves 0 out)", "the opposite change here")
 
 
 def _from_losses(history: Sequence[dict[str, Any]], settings: dict[str, Any]) -> Iterator[Suggestion]:

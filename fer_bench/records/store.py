@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_bench.errors import UserError
+from fer_bench.errors import UserError, meant
 from fer_bench.files import locked, sha256_bytes, write_atomic
 from fer_bench.records.contents import array_problems, as_stored
 from fer_bench.records.identity import stem, stem_of
@@ -98,8 +98,8 @@ def called(board: Path, title: str) -> Record:
     for record in scored:
         if title == stem_of(record) or (title == record["name"] and record["kind"] != "fold"):
             return record
-    names = ", ".join(sorted({record["name"] for record in scored})) or "none"
-    raise UserError(f"{board}: no record is called {title!r}; there are {names}")
+    names = sorted({record["name"] for record in scored})
+    raise UserError(f"{board}: no record is called {title!r}; {meant(title, names)}")
 
 
 def arrays(board: Path, record: Record) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from fer_bench import records
 from fer_bench.config import Member, Suite
 from fer_bench.errors import UserError
 from fer_bench.models import build, check, find_weights
@@ -36,6 +37,16 @@ def warnings(path: Path, suite: Suite, plan: Sequence[Run], device: torch.device
         reasons = [why for run in plan if run.member.name == member.name and (why := _why_not(run, device))]
         if reasons:
             yield f"warning: {path}: {suite.place(member)}: cannot start: {reasons[0]}"
+
+
+def other_data(board: Path, digest: str) -> Iterator[str]:
+    """Yield a line where a board has rows, and all of them on other data: told now, not after the training."""
+    theirs = {record["data"]["digest"] for record in records.load_all(board) if record["kind"] != "failure"}
+    if theirs and digest not in theirs:
+        yield (
+            f"warning: the data has digest {digest[:12]}, the rows of {board} have {min(theirs)[:12]}: these runs will "
+            "not be compared with them; a JPEG copy has other pixels, take the CSV or PNG form"
+        )
 
 
 def _architecture(member: Member) -> str:

@@ -90,8 +90,6 @@ def run_member(
         return _train_and_score(setting, run, should_stop, report)
     except DivergedError as error:
         reason, message = "diverged", str(error)
-    except torch.OutOfMemoryError as error:
-        reason, message = "out of memory", str(error).splitlines()[0]
     except UserError as error:
         reason, message = "configuration", str(error)
     except StoppedError:
@@ -99,8 +97,13 @@ def run_member(
     except Exception as error:  # one run's trouble, whatever it is, must not take the rest of the suite with it
         if os.environ.get("FER_BENCH_DEBUG"):
             raise
-        reason, message = "out of memory" if is_full(error) else "infrastructure", f"{type(error).__name__}: {error}"
-        return save_failure(setting, run, reason, message)  # the checkpoint stays for the next try
+        said = (
+            str(error).splitlines()[0]
+            if isinstance(error, torch.OutOfMemoryError)
+            else f"{type(error).__name__}: {error}"
+        )
+        # the checkpoint stays for the next try: a neighbour may have filled the memory
+        return save_failure(setting, run, "out of memory" if is_full(error) else "infrastructure", said)
     _drop_checkpoint(setting, run)
     return save_failure(setting, run, reason, message)
 

@@ -1,5 +1,6 @@
 """A few steps of a network from scratch, and what they tell of its time and memory."""
 
+import gc
 import math
 import time
 import weakref
@@ -56,7 +57,16 @@ class Measured:
 
 
 def measure(member: Member, device: torch.device) -> Measured:
-    """Run a few steps of a network from scratch, of as many images as fit."""
+    """Run a few steps of a network from scratch, of as many images as fit; keeps no memory of a device."""
+    try:
+        return _measure(member, device)
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # runs in other processes need it
+
+
+def _measure(member: Member, device: torch.device) -> Measured:
     network = build(member, None)
     engine = choose_engine(network, member, device)
     place(network.module, device).train()

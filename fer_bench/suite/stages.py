@@ -9,6 +9,7 @@ from fer_bench import leaderboard, records
 from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Ensemble, Suite, load_suite
 from fer_bench.errors import UserError
+from fer_bench.leaderboard.markdown import count
 from fer_bench.models import NOT_LOCAL, UnreachableError, find_weights
 from fer_bench.suite import checks, estimate, kept, looks, parallel, votes
 from fer_bench.suite.estimate import Forecast
@@ -30,16 +31,19 @@ def prepare(path: Path, options: Options, display: Display, *, fetch: bool = Tru
     suite = load_suite(path)
     chosen = suite.with_only(options.members)
     device = pick_device(options.device)
-    display.say(f"{path}: {len(chosen.members)} members, {len(options.seeds or suite.seeds)} seeds, on {device}")
+    members, seeds = count(len(chosen.members), "member"), count(len(options.seeds or suite.seeds), "seed")
+    display.say(f"{path}: {members}, {seeds}, on {device}")
     faces = load_faces(suite, options)
     facts = data_facts(faces)
     board = board_of(suite, options, facts)
-    counts = ", ".join(f"{part} {count}" for part, count in facts["counts"].items())
+    parts = ", ".join(f"{part} {rows}" for part, rows in facts["counts"].items())
     display.say(
-        f"{faces.source}: {counts}; digest {faces.digest[:12]}{'' if faces.canonical else ', non-canonical copy'}"
+        f"{faces.source}: {parts}; digest {faces.digest[:12]}{'' if faces.canonical else ', non-canonical copy'}"
     )
     for note in faces.notes:
         display.say(note)
+    for line in checks.other_data(board, faces.digest):
+        display.say(line)
     setting = Setting(suite.suite, suite.protocol, board, faces, facts, options, device)
     votes.refuse_taken_names(board, suite)
     checks.refuse_bad_members(path, suite, chosen.members)
