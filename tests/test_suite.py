@@ -122,6 +122,26 @@ def test_stopping_keeps_what_is_done_and_goes_on(tmp_path):
     assert not list((tmp_path / "runs" / "checkpoints").iterdir())
 
 
+def test_a_full_memory_leaves_the_checkpoint(tmp_path, monkeypatch):
+    """Runs beside it may have filled it; the next try goes on."""
+    from fer_bench.suite import members
+
+    def full(*args, **words):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nlong advice")
+
+    asked = itertools.count(1)
+    go(tmp_path, should_stop=lambda: next(asked) > 8)
+    [checkpoint] = (tmp_path / "runs" / "checkpoints").iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(members, "fit", full)
+        failures = go(tmp_path).failures
+    assert {record["failure"]["reason"] for record in failures} == {"out of memory"}
+    assert {record["failure"]["message"] for record in failures} == {"CUDA out of memory. Tried to allocate 2 GiB"}
+    assert checkpoint.exists()
+    assert go(tmp_path).is_whole
+    assert not checkpoint.exists()
+
+
 def test_killing_at_any_moment_ends_with_the_same_records(tmp_path):
     text = SUITE.replace("epochs: 2", "epochs: 20").replace("[0, 1]", "[0]")
     command = [

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fer_bench.leaderboard.markdown import count
+
 
 @dataclass
 class Outcome:
@@ -32,4 +34,5 @@ def score_line(record: dict[str, Any]) -> str:
         return f"failed ({record['failure']['reason']}): {record['failure']['message']}"
     figures, headline = record["figures"], record["headline"]
     validation, test = (figures[part][headline]["accuracy"] for part in ("PublicTest", "PrivateTest"))
-    return f"PublicTest {validation:.2%}, PrivateTest {test:.2%} ({headline}, {record['passes'][headline]} passes)"
+    passes = count(record["passes"][headline], "pass", "passes")
+    return f"PublicTest {validation:.2%}, PrivateTest {test:.2%} ({headline}, {passes})"
