@@ -365,12 +365,18 @@ def test_seeds_and_sizes_of_votes(tmp_path):
     add_vote(tmp_path, "three", [*seeds, others[0]])
     add_vote(tmp_path, "seven", [*seeds, *others])
     add_vote(tmp_path, "apart", others[1:3])
+    third = add(tmp_path, "a", (16, 20), 2, backbone="timm_a")
+    add_vote(tmp_path, "all-seeds", [*seeds, third, *others])
+    fourth = add(tmp_path, "a", (14, 20), 3, backbone="timm_a")
+    add_vote(tmp_path, "most", [*seeds, third, fourth, *others, add(tmp_path, "g", backbone="timm_g", lr=9)])
     found = gains_of(tmp_path)
     sizes = {change: (gain.contrast.base.title, gain.contrast.changed.title) for change, gain in found.items()}
     assert {change: titles for change, titles in sizes.items() if "views" not in change} == {
         "seeds: 1 → 2, soft-vote": ("a", "both-seeds"),
         "members of soft-vote: 2 → 3, with b": ("both-seeds", "three"),
         "members of soft-vote: 3 → 7, with c, d and 2 more": ("three", "seven"),
+        "members of soft-vote: 7 → 8, with further seeds of a": ("seven", "all-seeds"),
+        "members of soft-vote: 8 → 10, with g and further seeds of a": ("all-seeds", "most"),
     }
     seeds_gain = found["seeds: 1 → 2, soft-vote"]
     assert (seeds_gain.contrast.base.passes, seeds_gain.contrast.changed.passes) == (2, 4)

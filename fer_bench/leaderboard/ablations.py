@@ -201,10 +201,20 @@ def of_sizes(board: Board) -> Iterator[Contrast]:
         smaller = [v for v in votes if _recipe(v) == _recipe(vote) and members[v.name] < members[vote.name]]
         if smaller:
             base = max(smaller, key=lambda row: len(members[row.name]))
-            added = sorted({name for name, _ in members[vote.name] - members[base.name]})
-            more = listing(added if len(added) <= 3 else [*added[:2], f"{len(added) - 2} more"])
             size = f"{len(members[base.name])} → {len(members[vote.name])}"
+            more = _added(members[base.name], members[vote.name])
             yield from _contrasts(board, f"members of {vote.record['method']}: {size}, with {more}", base, vote)
+
+
+def _added(few: set[tuple[str, str]], many: set[tuple[str, str]]) -> str:
+    """What the larger of two sets of members, each a name and a run, has more: other models, seeds of the same."""
+    known, added = {name for name, _ in few}, {name for name, _ in many - few}
+    other, again = sorted(added - known), sorted(added & known)
+    return " and ".join([*([_named(other)] if other else []), *([f"further seeds of {_named(again)}"] if again else [])])
+
+
+def _named(names: Sequence[str]) -> str:
+    return listing(names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"])
 
 
 def _votes(board: Board) -> list[Row]:
