@@ -210,7 +210,8 @@ def _added(few: set[tuple[str, str]], many: set[tuple[str, str]]) -> str:
     """What the larger of two sets of members, each a name and a run, has more: other models, seeds of the same."""
     known, added = {name for name, _ in few}, {name for name, _ in many - few}
     other, again = sorted(added - known), sorted(added & known)
-    return " and ".join([*([_named(other)] if other else []), *([f"further seeds of {_named(again)}"] if again else [])])
+    parts = {"": other, "further seeds of ": again}
+    return " and ".join(f"{before}{_named(names)}" for before, names in parts.items() if names)
 
 
 def _named(names: Sequence[str]) -> str:
