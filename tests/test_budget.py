@@ -60,6 +60,7 @@ class Known:
     takes: dict[str, float]
     finished: set[str] = field(default_factory=set)
     measured: list[str] = field(default_factory=list)
+    beside: int = 0
 
     def known(self, run):
         if run.state == "done" or run.run_id in self.finished:
@@ -157,6 +158,7 @@ def test_the_same_run_under_two_names_never_runs_twice_at_once():
     first = plan.take()
     second = plan.take([first])
     assert (first, second) == (one, other)
+    assert plan.forecast.beside == 1
     assert plan.take([first, second]) is None
     plan.note_finished(one, {"kind": "member"})
     clock.hand[0] = 0

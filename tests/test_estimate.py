@@ -66,6 +66,26 @@ def test_jobs_share_a_processor_until_one_shows_its_speed(tmp_path):
     assert forecast.seconds(run(other)) == whole(2 * promised)  # what one network shows corrects the others
 
 
+@pytest.mark.parametrize(("device", "alone", "slowed"), [("cpu", 4, 1.75), ("cuda", 2.5, 2.5)])
+def test_what_is_measured_beside_other_runs_counts_them_once(tmp_path, monkeypatch, device, alone, slowed):
+    """Four jobs, three of them busy: on a CPU they have three quarters as many threads as the measuring process."""
+    monkeypatch.setattr(estimate, "environment", lambda device: {"hardware": "h", "device": device.type, "threads": 8})
+    here = setting(tmp_path)
+    here.device = torch.device(device)
+    forecast = estimate.Forecast(here, jobs=4, measure=measure)
+    promised = 0.01 * WORK + 0.5 * 45
+    assert forecast.seconds(run()) == whole(alone * promised)
+    forecast.beside = 3
+    other = MEMBER.model_copy(update={"image_size": 64})
+    assert forecast.seconds(run(other)) == whole(alone / slowed * promised)
+    assert forecast.seconds(run()) == whole(alone * promised)  # measured before
+    forecast.learn(run(), seconds=3 * promised, share=1)
+    assert forecast.seconds(run(other)) == whole(3 / slowed * promised)
+    forecast.learn(run(other), seconds=3 / slowed * promised, share=1)  # as it was told: the ratio is 3, not less
+    third = MEMBER.model_copy(update={"image_size": 96})
+    assert forecast.seconds(run(third)) == whole(3 / slowed * promised)
+
+
 def test_a_checkpoint_leaves_the_rest_of_the_steps(tmp_path):
     path = checkpoint_path(tmp_path, run().identity)
     path.parent.mkdir()

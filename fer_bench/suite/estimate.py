@@ -98,17 +98,22 @@ class Forecast:
     """Seconds that runs take here. Each network is measured when it is asked for, unless a run of it is known.
 
     Where ``jobs`` runs share the device and none has shown yet how fast it goes then, each is taken to need as many
-    times longer on a CPU, and half of that on a GPU, most of which one small network leaves idle.
+    times longer on a CPU, and half of that on a GPU, most of which one small network leaves idle. What is measured
+    beside other runs is slowed down by them as well, and would count them twice.
     """
 
     setting: Setting
     jobs: int = 1
     measure: Callable[[Member, torch.device], Measured] | None = None
+    beside: int = 0
+    """Runs that other processes train for this call just now."""
     finished: set[str] = field(default_factory=set)
     """Ids of the runs that the board has."""
     trained: set[str] = field(default_factory=set)
     """Ids of the trainings whose weights are here."""
     _measured: dict[str, Measured] = field(default_factory=dict)
+    _slowed: dict[str, float] = field(default_factory=dict)
+    """Network -> how many times longer its measured steps took for the runs beside them."""
     _unit: dict[str, float] = field(default_factory=dict)
     """Network -> seconds a unit of work, by runs of this call or of the board."""
     _ratios: dict[str, float] = field(default_factory=dict)
@@ -178,6 +183,7 @@ class Forecast:
         key = _network(member)
         if key not in self._measured and key not in self._refused:
             try:
+                self._slowed[key] = self._crowd(self.beside, of=self.jobs)
                 self._measured[key] = (self.measure or measure)(member, self.setting.device)
             except UserError as error:
                 self._refused[key] = str(error)
@@ -192,13 +198,18 @@ class Forecast:
     def _whole(self, run: Run) -> float:
         if unit := self._unit.get(_network(run.member)):
             return unit * self._work(run)
-        crowd = self.jobs if self.setting.device.type == "cpu" else (1 + self.jobs) / 2
+        crowd = self._crowd(self.jobs - 1, of=1)
         return self._promised(run) * (statistics.median(self._ratios.values()) if self._ratios else crowd)
+
+    def _crowd(self, others: int, of: int) -> float:
+        """How many times longer work takes beside others: on a CPU, with as many threads as ``of`` of them have."""
+        return 1 + others / (of if self.setting.device.type == "cpu" else 2)
 
     def _promised(self, run: Run) -> float:
         found, train = self.measured(run.member), run.member.train
         steps = max(1, (self.setting.facts["counts"]["Training"] - _held(run)) // train.batch_size) * train.epochs
-        return found.image_seconds * self._work(run) + found.step_seconds * (0 if self.is_trained(run) else steps)
+        seconds = found.image_seconds * self._work(run) + found.step_seconds * (0 if self.is_trained(run) else steps)
+        return seconds / self._slowed[_network(run.member)]
 
     def _work(self, run: Run) -> float:
         """Images that a run trains on, where it does, and those that it scores by what they cost."""

@@ -22,6 +22,9 @@ SLACK = 1.1
 class Forecast(Protocol):
     """What a schedule asks about the time of runs."""
 
+    beside: int
+    """Runs that other processes train for this call just now; the schedule says how many."""
+
     def known(self, run: Run) -> float | None:
         """Say how long a run will take where that needs no measuring; 0 where nothing is to be trained."""
 
@@ -48,6 +51,8 @@ class Schedule:
 
     def take(self, running: Collection[Run] = ()) -> Run | None:
         """Hand out the next run, or None where none may start now; runs of the same training go one by one."""
+        if self.forecast is not None:
+            self.forecast.beside = len(running)
         busy = {run.training_id for run in running}
         free = [run for run in self.pending if run.training_id not in busy]
         found = next((run for run in free if self._fits(run)), None)
