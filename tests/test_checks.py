@@ -132,16 +132,20 @@ def test_a_hub_that_is_out_of_reach_is_asked_once(call, tmp_path, monkeypatch, e
         asked.append(where)
         raise error
 
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # --offline sets it
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     members = "".join(f"  - {{name: {name}, backbone: {name}}}\n" for name in ("resnet10t", "resnet18"))
     (tmp_path / "far.yaml").write_text(f"suite: far\nmembers:\n{members}")
-    code, out, _ = call("fetch-weights", "far.yaml")
+    code, out, err = call("fetch-weights", "far.yaml")
     assert (code, len(asked)) == (1, times)
     first, second = out.splitlines()
-    assert first.startswith("resnet10t: missing: resnet10t: no pretrained weights could be had (")
-    unreached = "resnet18: missing: not on this machine, and its hub could not be reached"
-    assert (second == unreached) == (times == 1)
+    assert first.startswith("resnet10t: missing: no pretrained weights could be had (")
+    assert (second == "resnet18: missing: hub timm/resnet18.a1_in1k was not reached") == (times == 1)
+    assert "2 of 2 have no weights here" in err
+    code, out, _ = call("fetch-weights", "far.yaml", "--offline")
+    assert (code, len(asked)) == (1, times)
+    assert out.splitlines()[0] == "resnet10t: missing: hub timm/resnet10t.c3_in1k is not asked"
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -176,10 +180,10 @@ def test_a_dry_run_says_what_comes_of_ensembles(call, suite):  # noqa: F811
         return found["vote"]["does"], found["vote-half"]["does"]
 
     never = "withheld: half seed 0 cannot run"
-    assert said() == ("waits for mlp seed 0, mlp-2 seed 0, which have no records", never)
+    assert said() == ("built after mlp seed 0, mlp-2 seed 0", never)
     call("run", suite.name, *LIMITED)
     assert said() == ("up to date", never)
-    assert said("--force") == ("waits for mlp seed 0, mlp-2 seed 0, which come first", never)
+    assert said("--force") == ("built after mlp seed 0, mlp-2 seed 0", never)
     assert (
         said("--force", "--time-budget", "1s")[0] == "built from records, in seconds"
     )  # of those that it leaves alone
@@ -191,7 +195,7 @@ def test_a_dry_run_says_what_comes_of_ensembles(call, suite):  # noqa: F811
     suite.write_text(text.replace("1e-4}}", "1e-4}}\n  - {name: mlp-3, backbone: 'baseline:mlp', train: {lr: 1e-5}}"))
     assert said()[0] == "up to date"
     suite.write_text(suite.read_text().replace("members: [mlp, mlp-2]", "members: [mlp, mlp-2, mlp-3]"))
-    assert said()[0] == "waits for mlp-3 seed 0, which has no record"
+    assert said()[0] == "built after mlp-3 seed 0"
     assert said("--time-budget", "1s")[0] == "withheld: mlp-3 seed 0 is left for a later call"
     code, out, _ = call("run", suite.name, *LIMITED, "--dry-run")
     assert code == 0

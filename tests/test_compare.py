@@ -30,6 +30,14 @@ def test_counts_and_test_are_those_of_the_arrays(board):
     assert (found.low, found.high) == pytest.approx((found.difference - spread, found.difference + spread), abs=0.01)
 
 
+def test_public_test_is_there_for_choices(board):
+    found = compare(board, "lite0-96", "baseline-mlp", part="PublicTest")
+    stored = [arrays_at(board, name, 0) for name in ("lite0-96", "baseline-mlp")]
+    a, b = (s["PublicTest/flip"].argmax(axis=1) == s["PublicTest/labels"] for s in stored)
+    assert (found.part, found.a.accuracy, found.b.accuracy) == ("PublicTest", a.mean(), b.mean())
+    assert found.a.only_right == (a & ~b).sum()
+
+
 def test_recalls_are_those_of_each_class(board):
     found = compare(board, "vote", "resnet18-scratch")
     labels = arrays_at(board, "vote")["PrivateTest/labels"]
@@ -70,6 +78,8 @@ def test_mistakes_are_named(tmp_path):
         compare(board, "vote", "lite0", view="ten-crop")
     with pytest.raises(UserError, match="made on other data"):
         compare(board, "vote", "stranger")
+    with pytest.raises(UserError, match="--part: unknown 'Training'; use PrivateTest or PublicTest"):
+        compare(board, "vote", "lite0", part="Training")
 
 
 def test_command_prints_a_table(board, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from test_ablations import add
 from test_leaderboard import (
     VIEWS,
     add_audit,
@@ -85,7 +86,8 @@ def test_groups_share_no_row_and_hold_all():
         ("no twin, FER+ does not agree", 3, 1, 0.5),
         ("no twin, FER+ agrees", 4, 3, 0.25),
     ]
-    assert found.unconfirmed == pytest.approx(0.3)
+    assert found.unconfirmed == pytest.approx(2 / 4)  # not 3 / 10, of all images
+    assert planned(agrees=None).unconfirmed is None
     assert [g.name for g in planned(agrees=None).groups] == ["a twin in Training", "no twin"]
     assert planned(twins=None, agrees=None).groups == ()
 
@@ -103,7 +105,20 @@ def test_classes_stand_beside_the_others():
     assert (angry.images, angry.recall, angry.precision) == (3, pytest.approx(1 / 3), 0.5)
     assert (angry.median, angry.best, angry.best_name) == (pytest.approx(0.5), pytest.approx(2 / 3), "theirs")
     alone = planned(others={}).classes[0]
-    assert (alone.median, alone.best, alone.best_name) == (None, None, None)
+    assert (alone.median, alone.best, alone.best_name, alone.best_p) == (None, None, None, 1)
+
+
+def test_a_better_recall_is_tested_on_the_images_of_its_class():
+    """Six of the ten angry faces are right in the other row alone, none here alone: p is 2 / 2 ** 6."""
+    labels = np.array([0] * 10 + [3] * 4)
+    probabilities = np.full((14, 7), 0.05)
+    predicted = np.array([0] * 2 + [4] * 8 + [3] * 4)
+    probabilities[np.arange(14), predicted] = 0.7
+    theirs = np.array([True] * 8 + [False] * 6)
+    found = diagnose("mine", "PublicTest", "none", labels, probabilities, others={"theirs": theirs})
+    angry, happy = found.classes
+    assert (angry.recall, angry.best, angry.best_p) == (0.2, 0.8, pytest.approx(2 / 2**6))
+    assert (happy.recall, happy.best, happy.best_p) == (1, 0, pytest.approx(2 / 2**4))
 
 
 def test_partners_are_ordered_by_what_they_mend():
@@ -195,8 +210,8 @@ def test_losses(train, loss, expected):
     assert not expected or expected in found[0]
 
 
-def class_line(code, images, recall, best=None, name=None):
-    return ClassRecall(code, images, recall, 0.5, best, best, name)
+def class_line(code, images, recall, best=None, name=None, p=0.01):
+    return ClassRecall(code, images, recall, 0.5, best, best, name, p)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +239,10 @@ def test_labels(against, known, suggests):
     found = findings(replace(QUIET, mistakes=sure, groups=groups, unconfirmed=0.4))
     assert len(found) == suggests
     if suggests:
-        assert "in 15 of 20 mistakes with confidence 0.8 or more (75.0 %, over 50.0 %; in 40.0 % of all" in found[0]
+        assert (
+            "in 15 of 20 mistakes with confidence 0.8 or more (75.0 %, over 50.0 %; in 40.0 % of all mistakes)"
+            in found[0]
+        )
         assert "where FER+ agrees (85.0 % without twins); label smoothing is 0.1" in found[0]
 
 
@@ -261,10 +279,11 @@ def test_other_rows(accuracy, mended, expected):
 
 
 def test_recall_beside_others():
-    classes = (class_line(2, 500, 0.4, 0.5, "theirs"), class_line(3, 500, 0.8, 0.95, "far"))
+    unsure = class_line(1, 16, 0.4, 0.8, "theirs", p=0.06)
+    classes = (unsure, class_line(2, 500, 0.4, 0.5, "theirs"), class_line(3, 500, 0.8, 0.95, "far"))
     partners = (Partner("theirs", 0.7, 0), Partner("far", 0.9, 0))
     [found] = findings(replace(QUIET, classes=classes, partners=partners), identity={"member": {}})
-    assert found.startswith("recall of Fear is 40.0 %, 10 points below that of theirs (over 5)")
+    assert found.startswith("recall of Fear is 40.0 %, 10 points below that of theirs (over 5; p = 0.010")
 
 
 @pytest.mark.parametrize(
@@ -369,9 +388,23 @@ def test_mistakes_are_named(board, name, part, view, message):
         mistakes.examine(board, name, part, view)
 
 
+def test_what_validation_prefers_is_told_and_diagnosed(tmp_path):
+    """Wrong on PublicTest and PrivateTest: the first row is lucky there, and one seed of a third on PublicTest."""
+    add(tmp_path, "lucky", (20, 4))
+    for seed, (steady, wavering) in enumerate([(10, 4), (16, 30)]):
+        add(tmp_path, "steady", (steady, 8), seed)
+        add(tmp_path, "wavering", (wavering, 12), seed)
+    text = page_of(tmp_path)
+    assert "Best single model: **lucky** with" in text
+    assert ". PublicTest, which may choose, prefers the single model **steady** with 85.00 %. 3 rows" in text  # 34 / 40
+    assert "\nsteady, the single model that PublicTest prefers, gets 8 of its 40 images wrong" in text
+    add(tmp_path, "lucky", (4, 4))
+    assert "which may choose" not in page_of(tmp_path)
+
+
 def test_page_has_the_short_form(board):
     text = section(page_of(board), TITLE)
-    assert "mine gets 40 of the 350 images of PublicTest wrong" in text
+    assert "mine, the single model that PublicTest prefers, gets 40 of its 350 images wrong" in text
     assert "40 of 350 predictions with a probability of 0.8 or more are mistakes" in text
     assert (
         "- of the 40 errors other, with 88.6 % right in all, gets 30 right (75.0 %, over 20.0 %). Try: a vote" in text

@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, std_prop
 
 from fer_bench import leaderboard, metrics, records
+from fer_bench.data.faces import OFFICIAL_LABELS
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import figures, literature, markdown, page, proof, published, rows, tables
 from fer_bench.leaderboard.rows import TEST
@@ -271,6 +273,24 @@ def test_summary_names_the_best_of_each_kind(standing):
     assert (
         "4 rows from 4 trained runs are scored on the 350 PrivateTest images of a non-canonical copy of FER2013" in text
     )
+
+
+def test_what_a_copy_shares_with_the_official_data_is_said(tmp_path, monkeypatch):
+    add_member(tmp_path, "a")
+    row = "| canonical | no: another md5 sum"
+    assert f"{row} |" in page_of(tmp_path)
+    labels = arrays_at(tmp_path, "a", 0)["PrivateTest/labels"].astype("u1").tobytes()
+    monkeypatch.setitem(OFFICIAL_LABELS, "PrivateTest", hashlib.sha256(labels).hexdigest())
+    assert f"{row}; the labels of PrivateTest, in their order, are FER2013's by their SHA-256 |" in page_of(tmp_path)
+
+
+def test_differences_of_one_seed_are_told_where_a_row_has_several(tmp_path):
+    said = "Differences and p are of the lowest seed"
+    add_member(tmp_path, "a")
+    add_member(tmp_path, "b")
+    assert said not in page_of(tmp_path)
+    add_member(tmp_path, "b", seed=1)
+    assert said in page_of(tmp_path)
 
 
 def test_summary_gains_what_the_results_lose_and_says_a_tie(tmp_path):

@@ -73,8 +73,8 @@ def test_members_one_by_one_end_like_the_suite(place):
     assert place.there() == ["two.s0"]
     assert outcome.is_whole
     assert "tiny.yaml: 1 member, 1 seed" in said
-    assert "first: left as it is, it lacks one seed 0" in said
-    assert "last: left as it is, it lacks three seed 0" in said
+    assert "first: not built, it lacks one seed 0" in said
+    assert "last: not built, it lacks three seed 0" in said
     outcome, said = place.run("one")
     assert place.there() == ["first", "one.s0", "two.s0"]
     assert [record["name"] for record in outcome.records] == ["one", "first"]
@@ -86,6 +86,11 @@ def test_members_one_by_one_end_like_the_suite(place):
     assert place.trained == []
     assert {record["name"]: record["run_id"] for record in records.load_all(place.board)} == by_parts
     assert leaderboard.check(place.board) == []
+    (place.board / "results" / "two.s0.json").unlink()
+    _, said = place.run("one")
+    assert "first: left as it is, it lacks two seed 0" in said
+    rows = dry_run(place.suite(), place.options("one"), Display(quiet=True))
+    assert rows[-1]["does"] == "left as it is: two seed 0 is missing"
 
 
 def test_force_redoes_the_member_and_its_ensembles_alone(place):
@@ -124,7 +129,7 @@ def test_a_seed_picks_runs_and_leaves_the_meaning_of_the_ensembles(place):
 def test_jobs_budget_and_dry_run_are_of_the_members_alone(place):
     rows = dry_run(place.suite(), place.options("three", "one"), Display(quiet=True))
     assert [row["name"] for row in rows] == ["one", "three", "first", "last"]
-    assert all(row["does"].startswith("left as it is: two seed 0") for row in rows[2:])
+    assert all(row["does"].startswith("not built: two seed 0") for row in rows[2:])
     assert [row["name"] for row in dry_run(place.suite(), place.options("one"), Display(quiet=True))] == [
         "one",
         "first",

@@ -355,6 +355,25 @@ def test_failures_may_stay_where_they_are(rented, tmp_path):
     assert list(done.titles) == ["one.s0", "two.s0", "vote"]
 
 
+def test_rows_of_a_suite_alone(rented, tmp_path, monkeypatch, capsys):
+    (tmp_path / "part.yaml").write_text(
+        SUITE.replace("name: two,", "name: later,").replace("[one, two]", "[one, later]")
+    )
+    words = ["pack", "--board", rented / "tiny", "--suite", tmp_path / "part.yaml", "-o", tmp_path / "part.zip"]
+    monkeypatch.setattr("sys.argv", ["fer-bench", *map(str, words), "--no-failures"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    assert "part.zip: 2 records, " in capsys.readouterr().out  # one and vote; two is not declared, later not there
+    with zipfile.ZipFile(tmp_path / "part.zip") as held:
+        assert {name for name in held.namelist() if name.startswith("results/")} == {
+            "results/one.s0.json",
+            "results/vote.json",
+        }
+    with pytest.raises(UserError, match="no record of the suite that holds"):
+        pack.pack(rented / "tiny", tmp_path / "x.zip", among={"later"}, runs_dir=tmp_path)
+
+
 def test_runs_on_folds_arrive_too(tmp_path, home):
     text = SUITE.split("  - {name: one}")[0] + "  - {name: x, folds: 2, train: {epochs: 1}}"
     board = go(tmp_path, text, limit=120)

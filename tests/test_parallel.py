@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("drawn_once")
 SUITE = """
 suite: tiny
 data: toyfaces
-defaults: {pretrained: false, backbone: "baseline:mlp", train: {epochs: 2, batch_size: 32, lr: 1e-3}}
+defaults:
+  pretrained: false
+  backbone: "baseline:mlp"
+  train: {epochs: 2, batch_size: 8, lr: 1e-3, precision: fp32}  # leaves the machine nothing to choose
 members:
   - {name: one}
   - {name: same}

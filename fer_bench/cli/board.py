@@ -57,11 +57,14 @@ def compare(
     view: Annotated[
         str | None, typer.Option("--view", help="a view set that both store; default: each row's own headline")
     ] = None,
+    part: Annotated[
+        str, typer.Option("--part", help="PrivateTest, the result; or PublicTest, to choose between the two")
+    ] = "PrivateTest",
 ) -> None:
-    """Compare two rows on PrivateTest, image by image: A minus B, with interval and exact test."""
+    """Compare two rows image by image: A minus B, with interval and exact test."""
     from fer_bench.compare import compare as pair
 
-    found = pair(board, a, b, view)
+    found = pair(board, a, b, view, part)
     _print_comparison(found)
 
 
@@ -80,7 +83,7 @@ def _print_comparison(found: Any) -> None:
     for i, difference in enumerate(found.recall_differences):
         recalls = percent(a.recall[i]), percent(b.recall[i])
         table.add_row(f"recall % {EMOTIONS[i]}", str(found.support[i]), *recalls, points(difference))
-    notes = "PrivateTest; in brackets a 95 % paired bootstrap interval; p: exact McNemar, of this pair alone"
+    notes = f"{found.part}; in brackets a 95 % paired bootstrap interval; p: exact McNemar, of this pair alone"
     show(table, notes)
 
 

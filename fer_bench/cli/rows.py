@@ -59,6 +59,9 @@ def pack(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="rows, or NAME.s1 for one seed; default: all")
     ] = None,
     board: Board = BENCHMARK,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", metavar="SUITE", help="only rows that this suite file declares")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the file")] = Path("runs/records.zip"),
     weights: Annotated[
         list[str] | None, typer.Option("--weights", help="a row whose trained weights go along; repeatable")
@@ -68,8 +71,15 @@ def pack(
 ) -> None:
     """Put the finished records of a board, failures too, into one small file for `fer-bench unpack`."""
     from fer_bench import pack as packing
+    from fer_bench.config import load_suite
 
-    done = packing.pack(board, output, names=names or (), weights=weights or (), runs_dir=runs_dir, failures=failures)
+    among = None
+    if suite is not None:
+        declared = load_suite(suite)
+        among = {member.name for member in declared.members} | {ensemble.name for ensemble in declared.ensembles}
+    done = packing.pack(
+        board, output, names=names or (), among=among, weights=weights or (), runs_dir=runs_dir, failures=failures
+    )
     for line in done.left_out:
         typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{output}: {len(done.titles)} records, {done.size / 1e6:.1f} MB: {', '.join(done.titles)}")

@@ -68,9 +68,14 @@ def fetch_weights(suite: SuiteFile, offline: Offline = False) -> None:
     set_offline(offline)
     from fer_bench.suite import stages
 
-    missing = False
+    missing = []
     for backbone, origin in stages.fetch_weights(suite):
         typer.echo(f"{backbone}: {origin}")
-        missing |= origin.startswith("missing")
-    if missing:
+        missing.append(origin.startswith("missing"))
+    if any(missing):
+        typer.echo(
+            f"{sum(missing)} of {len(missing)} have no weights here: call this where their hubs can be reached, or set "
+            f"`weights:` in {suite} to files",
+            err=True,
+        )
         raise typer.Exit(FAILED)

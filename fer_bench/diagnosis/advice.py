@@ -24,6 +24,7 @@ VIEW = 0.003  # gain of a view set
 MENDED = 0.20  # of the errors that another row gets right
 NEAR = 0.05  # how far apart in accuracy such a row may be
 FIELD = 0.05  # recall of another row above this one's
+LEVEL = 0.05  # of the test of that difference: a rare class has few images
 
 MORE_WEIGHT = {"none": "sqrt", "sqrt": "balanced"}
 REGULARISERS = ("augment.shift", "augment.rotate", "augment.scale", "augment.erase", "train.mixup", "train.cutmix",
@@ -161,7 +162,7 @@ def _from_labels(found: Diagnosis, settings: dict[str, Any]) -> Iterator[Suggest
     yield Suggestion(
         f"FER+ does not confirm the label in {against} of {len(known)} mistakes with confidence {CONFIDENT:g} or more "
         f"({_percent(against / len(known))} %, over {_percent(NOISE)} %; in {_percent(found.unconfirmed)} % of all "
-        "images)",
+        "mistakes)",
         f"the labels are the limit there: judge a change by the images where FER+ agrees{where}{more}",
     )
 
@@ -206,13 +207,13 @@ def _from_other_rows(found: Diagnosis) -> Iterator[Suggestion]:
     gaps = [
         (line.best - line.recall, line)
         for line in found.classes
-        if line.best is not None and line.best_name in {partner.name for partner in near}
+        if line.best is not None and line.best_p < LEVEL and line.best_name in {partner.name for partner in near}
     ]
     gap, line = max(gaps, key=lambda pair: pair[0], default=(0.0, None))
     if line and gap > FIELD:
         yield Suggestion(
             f"recall of {EMOTIONS[line.code]} is {_percent(line.recall)} %, {_points(gap)} points below that of "
-            f"{line.best_name} (over {_points(FIELD)})",
+            f"{line.best_name} (over {_points(FIELD)}; p = {line.best_p:.3f} for this pair alone)",
             f"a vote with {line.best_name}, or what it does otherwise",
         )
 

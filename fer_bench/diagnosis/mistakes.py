@@ -80,6 +80,7 @@ class ClassRecall:
     median: float | None  # of the other rows
     best: float | None
     best_name: str | None
+    best_p: float  # of an exact paired test against that row, on the images of the class
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Diagnosis:
     confident: int
     mistakes: tuple[Mistake, ...]  # wrong and confident, the surest first
     groups: tuple[Group, ...]  # none without an audit of the part
-    unconfirmed: float | None  # share of all images whose label FER+ has not, None without votes
+    unconfirmed: float | None  # share of all wrong rows whose label FER+ has not, None without votes or mistakes
     bands: tuple[Band, ...]
     classes: tuple[ClassRecall, ...]
     partners: tuple[Partner, ...]  # the one that mends most first
@@ -154,7 +155,7 @@ def diagnose(
         confident=int((confidence >= CONFIDENT).sum()),
         mistakes=_mistakes(labels, predicted, confidence, twins, agrees),
         groups=tuple(_groups(right, twins, agrees)),
-        unconfirmed=None if agrees is None else float((~agrees).mean()),
+        unconfirmed=None if agrees is None or right.all() else float((~agrees[~right]).mean()),
         bands=tuple(_bands(right, confidence)),
         classes=tuple(_classes(labels, predicted, others)),
         partners=_partners(right, others),
@@ -222,7 +223,8 @@ def _classes(labels: np.ndarray, predicted: np.ndarray, others: Mapping[str, np.
         of_class = labels == code
         if not of_class.any():
             continue
-        hits, taken = int((predicted[of_class] == code).sum()), int((predicted == code).sum())
+        own = predicted[of_class] == code
+        hits, taken = int(own.sum()), int((predicted == code).sum())
         recalls = {name: float(right[of_class].mean()) for name, right in sorted(others.items())}
         best = max(recalls, key=recalls.__getitem__) if recalls else None
         yield ClassRecall(
@@ -233,6 +235,7 @@ def _classes(labels: np.ndarray, predicted: np.ndarray, others: Mapping[str, np.
             float(np.median(list(recalls.values()))) if recalls else None,
             recalls[best] if best else None,
             best,
+            metrics.mcnemar_exact(others[best][of_class], own) if best else 1.0,
         )
 
 

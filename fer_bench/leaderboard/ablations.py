@@ -17,6 +17,7 @@ from fer_bench.leaderboard.markdown import listing
 from fer_bench.leaderboard.rows import TEST, VALIDATION, Board, Record, Row
 
 Interval = tuple[float, float, float]  # difference, low, high, as shares
+Worth = tuple[float, float]  # weight of a vote's member, where there are weights, and its accuracy on PublicTest
 Masks = dict[str, np.ndarray]  # part -> (R, N) right answers of R seeds, or of R rows
 
 
@@ -26,7 +27,6 @@ class Side:
 
     title: str
     right: Masks
-    minutes: float | None
     passes: int
 
 
@@ -128,7 +128,7 @@ def _common_view(a: Row, b: Row) -> str | None:
 
 
 def _side(board: Board, row: Row, view: str, seeds: Sequence[Record]) -> Side:
-    return Side(row.name, _right(board, row, view, seeds), _minutes(board, row), row.record["passes"][view])
+    return Side(row.name, _right(board, row, view, seeds), row.record["passes"][view])
 
 
 def _right(board: Board, row: Row, view: str, seeds: Sequence[Record]) -> Masks:
@@ -148,23 +148,6 @@ def _stored(board: Board, record: Record, view: str) -> Masks:
     return {part: records.predicted(stored[f"{part}/{view}"]) == stored[f"{part}/labels"] for part in both}
 
 
-def _minutes(board: Board, row: Row) -> float | None:
-    """Mean training time of a seed, of an ensemble the sum over its members; None where a part of it is not known."""
-    if not row.is_ensemble:
-        seconds = _train_seconds(row.seeds)
-        return float(np.mean(seconds)) / 60 if len(seconds) == len(row.seeds) else None
-    known = {records.stem_of(record): record for record in board.records}
-    sources = [records.stem_of(source) for source in row.record["members"]]
-    seconds = _train_seconds([known[source] for source in sources if source in known])
-    return sum(seconds) / 60 if len(seconds) == len(sources) else None
-
-
-def _train_seconds(found: Sequence[Record]) -> list[float]:
-    """The training times that are known."""
-    seconds = (record["timing"].get("train_seconds") for record in found)
-    return [value for value in seconds if value is not None]
-
-
 # ---- the same models, used otherwise
 
 
@@ -174,7 +157,7 @@ def of_views(board: Board) -> Iterator[Contrast]:
     for view in sorted({view for row in stored for view in row.validated} - {"none"}):
         rows = [row for row in stored if view in row.validated]
         title = listing([row.name for row in rows]) if len(rows) <= 3 else f"{len(rows)} single models, their mean"
-        sides = [Side(title, _together(rows, v), None, rows[0].record["passes"][v]) for v in ("none", view)]
+        sides = [Side(title, _together(rows, v), rows[0].record["passes"][v]) for v in ("none", view)]
         yield Contrast(f"test-time views: none → {view}", sides[0], replace(sides[1], title="the same"))
 
 
@@ -202,14 +185,25 @@ def of_sizes(board: Board) -> Iterator[Contrast]:
         if smaller:
             base = max(smaller, key=lambda row: len(members[row.name]))
             size = f"{len(members[base.name])} → {len(members[vote.name])}"
-            more = _added(members[base.name], members[vote.name])
+            more = _added(members[base.name], members[vote.name], _worth(board, vote))
             yield from _contrasts(board, f"members of {vote.record['method']}: {size}, with {more}", base, vote)
 
 
-def _added(few: set[tuple[str, str]], many: set[tuple[str, str]]) -> str:
+def _worth(board: Board, vote: Row) -> dict[str, Worth]:
+    """What each member, by name, has in a vote."""
+    names = [source["name"] for source in vote.record["members"]]
+    weight = dict.fromkeys(names, 0.0)
+    for name, share in zip(names, vote.record["weights"] or [0.0] * len(names), strict=True):
+        weight[name] += share
+    rows = [row for row in board.rows if row.name in weight]
+    return {row.name: (weight[row.name], row.mean("accuracy", VALIDATION) or 0.0) for row in rows}
+
+
+def _added(few: set[tuple[str, str]], many: set[tuple[str, str]], worth: dict[str, Worth]) -> str:
     """What the larger of two sets of members, each a name and a run, has more: other models, seeds of the same."""
     known, added = {name for name, _ in few}, {name for name, _ in many - few}
-    other, again = sorted(added - known), sorted(added & known)
+    by_worth = sorted(added, key=lambda name: (*(-value for value in worth[name]), name))
+    other, again = [name for name in by_worth if name not in known], [name for name in by_worth if name in known]
     parts = {"": other, "further seeds of ": again}
     return " and ".join(f"{before}{_named(names)}" for before, names in parts.items() if names)
 

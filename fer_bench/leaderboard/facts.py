@@ -1,6 +1,10 @@
 """What the rows were made on: the facts that bear on the figures, then, folded, where the data came from."""
 
+import numpy as np
+
 from fer_bench.data import PARTS
+from fer_bench.data.faces import OFFICIAL_LABELS
+from fer_bench.files import sha256_bytes
 from fer_bench.leaderboard import tables
 from fer_bench.leaderboard.markdown import count, details, listing, table
 from fer_bench.leaderboard.rows import TEST, Board
@@ -11,7 +15,7 @@ def section(board: Board) -> str:
     facts = board.data
     if facts is None:
         return ""
-    canonical = "yes, every file has the official md5 sum" if facts["canonical"] else "no"
+    canonical = "yes, every file has the official md5 sum" if facts["canonical"] else f"no{_labels(board)}"
     short = [
         ["images", ", ".join(f"{part} {facts['counts'].get(part, 0):,}" for part in PARTS)],
         *_noise(board),
@@ -29,6 +33,13 @@ def section(board: Board) -> str:
     if flagged := [f"{row.name} (`{row.flag[:12]}`)" for row in board.rows if row.flag]:
         parts.append(f"Other data than the board's: {listing(flagged)}; these rows are not ranked.")
     return "\n\n".join(parts)
+
+
+def _labels(board: Board) -> str:
+    """What a copy with another md5 sum shares with the official one all the same."""
+    digest = sha256_bytes(board.fair[0].labels.astype(np.uint8).tobytes()) if board.fair else None
+    same = f"; the labels of {TEST}, in their order, are FER2013's by their SHA-256"
+    return f": another md5 sum{same if digest == OFFICIAL_LABELS[TEST] else ''}"
 
 
 def _looks(board: Board) -> str:

@@ -172,9 +172,9 @@ def _sure(one: Mistake) -> list[str]:
 
 
 def section(board: Board, effects: Sequence[Effect]) -> str:
-    """Return what the best single model gets wrong and what that suggests; "" without one that has PublicTest."""
-    best = board.best(ensemble=False)
-    if best is None or not best.validated:
+    """Return what the single model that PublicTest prefers gets wrong and what that suggests; "" without one."""
+    best = board.preferred(ensemble=False)
+    if best is None:
         return ""
     found = of_record(board, best.record, VALIDATION)
     if not found.errors:
@@ -195,9 +195,10 @@ def _summary(found: Diagnosis) -> str:
     against = [one.agrees for one in found.mistakes].count(False)
     doubt = f"; FER+ does not confirm the label in {against:,} of these" if found.groups and against else ""
     return (
-        f"{found.title} gets {found.errors:,} of the {found.images:,} images of {found.part} wrong; next steps are "
-        f"looked for there, since {TEST} chooses nothing. Most confused are {listing(pairs)}. {len(found.mistakes):,} "
-        f"of {found.confident:,} predictions with a probability of {CONFIDENT:g} or more are mistakes{doubt}."
+        f"{found.title}, the single model that {found.part} prefers, gets {found.errors:,} of its {found.images:,} "
+        f"images wrong; {TEST} chooses neither models nor next steps. Most confused are {listing(pairs)}. "
+        f"{len(found.mistakes):,} of {found.confident:,} predictions with a probability of {CONFIDENT:g} or more are "
+        f"mistakes{doubt}."
     )
 
 

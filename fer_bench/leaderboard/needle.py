@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fer_bench.leaderboard import alike, wording
 from fer_bench.leaderboard.ablations import Effect
-from fer_bench.leaderboard.markdown import NOTHING, details, listing, number, points_interval, table
+from fer_bench.leaderboard.markdown import NOTHING, details, listing, points_interval, table
 from fer_bench.leaderboard.rows import TEST, VALIDATION, Board
 
 MOST = 30  # lines in view, those with the lowest p; the others are folded
@@ -17,18 +17,16 @@ HEAD = (
     "p",
     "p, Holm",
     f"{TEST}, points [95 %]",
-    "minutes",
     "passes",
 )
 HOW = (
     "Rows of this board that differ in one thing, compared image by image: one setting of the training, the test-time "
-    "views, the number of seeds or the members of a vote. Of rows that differ in the same setting all stand against "
-    f"one. Ordered by the gain on {VALIDATION}, which is what a choice may go by; {TEST} "
+    "views, the number of seeds or the members of a vote. Where several rows differ in the same setting, each is "
+    f"compared with one and the same of them. Ordered by the gain on {VALIDATION}, which a choice may go by; {TEST} "
     "chooses nothing here and shows whether the gain holds. In brackets a 95 % paired bootstrap interval over images, "
     "averaged over the seeds (or rows) named; it does not cover the luck of a seed. p is of an exact paired test on "
     f"{VALIDATION}, for the line alone and Holm-corrected over all lines; the {MOST} lines with the lowest p are in "
-    "view. Minutes are those of the runs as they "
-    "happened, perhaps on other machines or versions or beside other work, and no effect of the change."
+    "view. What a run took stands below, by row: runs were made on other machines, versions and hours."
 )
 
 
@@ -46,7 +44,7 @@ def section(board: Board, effects: Sequence[Effect]) -> str:
 
 
 def _table(effects: Sequence[Effect]) -> str:
-    return table(HEAD, [_line(effect) for effect in effects], "lllrrrrrr")
+    return table(HEAD, [_line(effect) for effect in effects], "lllrrrrr")
 
 
 def _line(effect: Effect) -> list[str]:
@@ -59,7 +57,6 @@ def _line(effect: Effect) -> list[str]:
         _p(effect.p),
         _p(effect.holm),
         points_interval(*effect.test),
-        _from_to(*(number(side.minutes, 1) for side in (base, changed))),
         _from_to(*(str(side.passes) for side in (base, changed))),
     ]
 

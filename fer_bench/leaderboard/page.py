@@ -19,7 +19,7 @@ from fer_bench.leaderboard import (
     views,
 )
 from fer_bench.leaderboard.markdown import count, details, escape, interval, listing, percent, points_interval, shelved
-from fer_bench.leaderboard.rows import DAGGER, DOUBLE_DAGGER, LEVEL, TEST, Board, Record, Row, title
+from fer_bench.leaderboard.rows import DAGGER, DOUBLE_DAGGER, LEVEL, TEST, VALIDATION, Board, Record, Row, title
 
 TITLES = {"fer2013": "FER2013 leaderboard", "toyfaces": "Toy faces leaderboard"}
 
@@ -73,7 +73,7 @@ def head(board: Board) -> str:
 
 
 def summary(board: Board) -> str:
-    """The board in two sentences: what is best, and how sure that is."""
+    """The board in a few sentences: what is best, what may be called so, and how sure that is."""
     if not board.fair:
         return "No finished run yet: this board has no rows." if not board.rows else ""
     single, ensemble = (board.best(ensemble=kind) for kind in (False, True))
@@ -83,7 +83,17 @@ def summary(board: Board) -> str:
     if board.best_external:
         said.append(_best("submitted row", board.best_external))
     surely = [_size(board), _tied(board), literature.standing(board.published, board)]
-    return f"Best {'; best '.join(said)}. {'; '.join(part for part in surely if part)}."
+    return f"Best {'; best '.join(said)}. {_preferred(board)}{'; '.join(part for part in surely if part)}."
+
+
+def _preferred(board: Board) -> str:
+    """What PublicTest would have chosen, where that is another row: the first on PrivateTest had luck there."""
+    said = []
+    for kind, what in ((False, "single model"), (True, "ensemble")):
+        first, row = board.best(ensemble=kind), board.preferred(ensemble=kind)
+        if first and row and row is not first:
+            said.append(f"the {what} **{title(row)}** with {percent(row.mean('accuracy'))} %")
+    return f"{VALIDATION}, which may choose, prefers {listing(said)}. " if said else ""
 
 
 def _best(kind: str, row: Row) -> str:
@@ -149,6 +159,11 @@ def results(board: Board) -> str:
         short += (
             " The interval of a difference is uncorrected and p is Holm-corrected over all pairs of rows, so that of a "
             "tie may leave 0 out."
+        )
+    if any(len(row.seeds) > 1 for row in board.rows):
+        short += (
+            " Differences and p are of the lowest seed: where a row has several, they are not those of the mean "
+            "accuracies."
         )
     if board.best_external:
         short += (

@@ -10,7 +10,7 @@ from fer_bench.models.baselines import BaselineCNN, BaselineMLP
 from fer_bench.models.building import build
 from fer_bench.models.network import CLASSES, MIN_LR_SCALE, Network, parameter_groups, place, to_gray, to_input
 from fer_bench.models.probing import check, probe
-from fer_bench.models.weights import NOT_LOCAL, WEIGHT_PACKAGES, UnreachableError, Weights, find_weights
+from fer_bench.models.weights import NOT_LOCAL, WEIGHT_PACKAGES, NotLocalError, UnreachableError, Weights, find_weights
 
 __all__ = [
     "CLASSES",
@@ -20,6 +20,7 @@ __all__ = [
     "BaselineCNN",
     "BaselineMLP",
     "Network",
+    "NotLocalError",
     "UnreachableError",
     "Weights",
     "build",

@@ -38,6 +38,14 @@ class UnreachableError(UserError):
     """A hub gives no answer at all: it need not be asked for the next backbone."""
 
 
+class NotLocalError(UserError):
+    """Weights that a hub has, ``origin``, and this machine has not."""
+
+    def __init__(self, message: str, origin: str) -> None:
+        super().__init__(message)
+        self.origin = origin
+
+
 @dataclass(frozen=True)
 class Weights:
     """Where initial weights come from; ``origin`` is what people read, ``sha256`` what the identity holds."""
@@ -120,11 +128,13 @@ def _from_cache(backbone: str) -> Weights:
     if path is not None and path.is_file():
         return Weights(path, origin, sha256_file(path))
     if _is_offline():
-        raise UserError(
+        raise NotLocalError(
             f"{backbone}: no pretrained weights on this machine, and no hub is asked (--offline); run "
-            f"`fer-bench fetch-weights` online to get them from {origin}, {_remedies(backbone)}"
+            f"`fer-bench fetch-weights` online to get them from {origin}, {_remedies(backbone)}",
+            origin,
         )
-    raise UserError(f"{backbone}: its {NOT_LOCAL}; a run fetches them from {origin}, or `fer-bench fetch-weights`")
+    how = f"a run fetches them from {origin}, or `fer-bench fetch-weights`"
+    raise NotLocalError(f"{backbone}: its {NOT_LOCAL}; {how}", origin)
 
 
 def _cached_timm(backbone: str) -> tuple[Path | None, str]:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,14 @@ def pack(
     file: Path,
     *,
     names: Sequence[str] = (),
+    among: Collection[str] | None = None,
     weights: Sequence[str] = (),
     runs_dir: Path,
     failures: bool = True,
 ) -> Packed:
     """Write the records of a board, or of some names, into one file, with the weights of the rows asked for.
+
+    ``names`` must be there; of the names ``among``, which bound them, those are taken that are there.
 
     Raises:
         UserError: when there is nothing to pack, a name is unknown, or weights are not on this machine.
@@ -46,12 +49,14 @@ def pack(
     everything = records.load_all(board)
     trained = _trained(everything, _called(board, everything, weights))
     chosen = [*(_called(board, everything, names) if names else everything)]
+    chosen = [record for record in chosen if among is None or record["name"] in among]
     chosen = [record for record in chosen if failures or record["kind"] != "failure"]
     chosen += [record for record in trained if record not in chosen]
     problems = {stem_of(record): records.verify(board, record, metrics.figures) for record in chosen}
     whole = [record for record in chosen if not problems[stem_of(record)]]
     if not whole:
-        raise UserError(f"{board}: has no record that holds, so there is nothing to pack")
+        of = "" if among is None else " of the suite"
+        raise UserError(f"{board}: has no record{of} that holds, so there is nothing to pack")
     contents = _weights(trained, runs_dir)
     for record in whole:
         contents |= records.files(board, record)

@@ -10,7 +10,7 @@ from fer_bench.allocation import keep_freed_memory
 from fer_bench.config import Ensemble, Suite, load_suite
 from fer_bench.errors import UserError
 from fer_bench.leaderboard.markdown import count
-from fer_bench.models import NOT_LOCAL, UnreachableError, find_weights
+from fer_bench.models import NotLocalError, UnreachableError, find_weights
 from fer_bench.suite import checks, estimate, kept, looks, parallel, votes
 from fer_bench.suite.estimate import Forecast
 from fer_bench.suite.folds import cuts
@@ -220,7 +220,7 @@ def _why_not(row: dict[str, Any]) -> str:
 
 
 def fetch_weights(path: Path) -> Iterator[tuple[str, str]]:
-    """Find or download the initial weights of every member; yield (backbone, origin or what is wrong) for each.
+    """Find or download the initial weights of every member; yield backbone, and origin or "missing: " and why.
 
     A hub that could not be reached is not asked again.
     """
@@ -233,7 +233,12 @@ def fetch_weights(path: Path) -> Iterator[tuple[str, str]]:
             yield member.backbone, f"{weights.origin}, sha256 {weights.sha256[:12]}" if weights else ""
         except UnreachableError as error:
             silent.add(hub)
-            yield member.backbone, f"missing: {error}"
+            yield member.backbone, f"missing: {_said_once(member.backbone, error)}"
+        except NotLocalError as error:
+            yield member.backbone, f"missing: {error.origin} {'was not reached' if silent else 'is not asked'}"
         except UserError as error:
-            why = "not on this machine, and its hub could not be reached" if NOT_LOCAL in str(error) else str(error)
-            yield member.backbone, f"missing: {why}"
+            yield member.backbone, f"missing: {_said_once(member.backbone, error)}"
+
+
+def _said_once(backbone: str, error: UserError) -> str:
+    return str(error).removeprefix(f"{backbone}: ")

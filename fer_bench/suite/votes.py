@@ -63,7 +63,7 @@ def build_all(
             continue
         why = _why_withheld(board, suite, asked, ensemble, force)
         if why and members:
-            display.say(f"{ensemble.name}: left as it is, {why}")
+            display.say(f"{ensemble.name}: {_untouched(board, ensemble)}, {why}")
             continue
         if why:
             outcome.withheld[ensemble.name] = why
@@ -72,6 +72,10 @@ def build_all(
         record = build_ensemble(board, asked, ensemble, force=force)
         outcome.records.append(record)
         display.say(f"{ensemble.name}: {score_line(record)}")
+
+
+def _untouched(board: Path, ensemble: Ensemble) -> str:
+    return "left as it is" if records.find(board, ensemble.name, None) else "not built"
 
 
 def _seeds(suite: Suite) -> str:
@@ -181,7 +185,7 @@ def foreseen(
             continue
         state, does = _foreseen(board, suite, asked, ensemble, open_runs, force)
         if members and state == "withheld":
-            does = does.replace("withheld:", "left as it is:", 1)
+            does = does.replace("withheld:", f"{_untouched(board, ensemble)}:", 1)
         row = {"kind": "ensemble", "name": ensemble.name, "seed": None, "method": ensemble.method, "state": state}
         rows.append(row | {"runs": len(_members(board, asked, ensemble)), "does": does})
     return rows
@@ -199,20 +203,12 @@ def _foreseen(
     if why := _alone(asked, ensemble) or _over_other_runs(board, suite, asked, ensemble, force):
         return "withheld", f"withheld: {why}"
     if waits:
-        titles = _shortened([_title(suite, key) for key in waits], 2)
-        return "waits", f"waits for {titles}, {_lack([members[key] for key in waits])}"
+        return "waits", f"built after {_shortened([_title(suite, key) for key in waits], 2)}"
     existing = records.find(board, ensemble.name, None)
     identity = _identity(suite, ensemble, _recipe(ensemble), [record for record in members.values() if record])
     if existing and existing["run_id"] == records.run_id(identity) and not force:
         return "done", "up to date"
     return "new", "built from records, in seconds"
-
-
-def _lack(waits: Sequence[dict[str, Any] | None]) -> str:
-    """Say of runs that an ensemble waits for, whose records are given, that they have none, or are done again."""
-    if any(record and record["kind"] != "failure" for record in waits):
-        return "which comes first" if len(waits) == 1 else "which come first"
-    return "which has no record" if len(waits) == 1 else "which have no records"
 
 
 def refuse_taken_names(board: Path, suite: Suite) -> None:
