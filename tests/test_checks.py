@@ -1,6 +1,6 @@
 import json
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -41,7 +41,7 @@ def suite(tmp_path):
 @pytest.fixture
 def no_weights(tmp_path, monkeypatch):
     """An empty cache of the hub, which is not to be asked."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     def asked(*args, **words):
         raise AssertionError("a hub was asked")
@@ -146,6 +146,19 @@ def test_a_hub_that_is_out_of_reach_is_asked_once(call, tmp_path, monkeypatch, e
     code, out, _ = call("fetch-weights", "far.yaml", "--offline")
     assert (code, len(asked)) == (1, times)
     assert out.splitlines()[0] == "resnet10t: missing: hub timm/resnet10t.c3_in1k is not asked"
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_runs_that_fail_alike_are_told_together(call, suite):  # noqa: F811
+    far = "members: [{name: far, backbone: resnet10t}, {name: small, backbone: resnet10t, image_size: 32}]"
+    suite.write_text(f"suite: tiny\ndata: toyfaces\nseeds: [0, 1, 2]\n{far}\n")
+    code, out, _ = call("run", suite.name, *LIMITED, "--offline")
+    failed = [line.partition(": resnet10t: no pretrained weights")[0] for line in out.splitlines()]
+    assert (code, failed[:2]) == (
+        1,
+        ["failed: far seed 0 and 2 more runs of it", "failed: small seed 0 and 2 more runs of it"],
+    )
+    assert failed[2].startswith("board: ")
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -116,6 +116,8 @@ def _as_rows(outcome: Any) -> list[dict[str, Any]]:
 
 def _print_outcome(outcome: Any) -> None:
     """The finished rows, best PublicTest first: PrivateTest orders the board, not the work."""
+    from fer_bench.leaderboard.markdown import count
+
     table = empty_table(
         {"run": "l", "PublicTest %": "r", "PrivateTest %": "r", "macro-F1": "r", "one view %": "r", "passes": "r"}
     )
@@ -126,9 +128,14 @@ def _print_outcome(outcome: Any) -> None:
         cells = [100 * public[view]["accuracy"], 100 * private[view]["accuracy"], 100 * private[view]["macro_f1"]]
         single = f"{100 * private['none']['accuracy']:.2f}" if "none" in private else "-"
         table.add_row(title_of(record), *(f"{cell:.2f}" for cell in cells), single, str(record["passes"][view]))
-    show(table)
+    if finished:
+        show(table)
+    alike: dict[tuple[str, str], list[str]] = {}
     for record in outcome.failures:
-        show(f"failed: {title_of(record)}: {record['failure']['message']}")
+        alike.setdefault((record["name"], record["failure"]["message"]), []).append(title_of(record))
+    for (_, why), (first, *others) in alike.items():
+        more = f" and {count(len(others), 'more run')} of it" if others else ""
+        show(f"failed: {first}{more}: {why}")
     for name, why in outcome.withheld.items():
         show(f"withheld: {name}: {why}")
     for title, why in outcome.left.items():
