@@ -492,6 +492,7 @@ def test_a_checkpoint_without_threads_or_in_a_precision_of_other_devices_goes_on
         path.unlink()
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_a_compiled_network_learns_the_same(monkeypatch):
     compiled = []
 

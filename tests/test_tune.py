@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import gc
 import io
 import json
 import math
@@ -321,6 +322,9 @@ def test_a_file_that_is_no_storage_is_a_users_mistake(tmp_path, name):
     (tmp_path / name).write_text("hello there, this is a text\n" * 50)
     with pytest.raises(UserError, match="cannot be used"):
         work(plan_of(tmp_path, 1, place=tune.parse_storage(str(tmp_path / name))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Optuna leaves the connection of a storage that it refuses
+        gc.collect()
 
 
 def test_a_mark_lives_as_long_as_its_block(tmp_path):
