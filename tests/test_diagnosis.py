@@ -19,7 +19,7 @@ from test_leaderboard import (
 
 from fer_bench import cli, diagnosis, leaderboard, splits, toyfaces
 from fer_bench.diagnosis import Measured, diagnose, suggest
-from fer_bench.diagnosis.mistakes import ClassRecall, Group, Mistake, Partner
+from fer_bench.diagnosis.mistakes import ClassRecall, Group, Mistake, Partner, Vote
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import mistakes
 
@@ -121,8 +121,22 @@ def test_a_better_recall_is_tested_on_the_images_of_its_class():
     assert (happy.recall, happy.best, happy.best_p) == (1, 0, pytest.approx(2 / 2**4))
 
 
-def test_partners_are_ordered_by_what_they_mend():
+def test_partners_are_ordered_by_what_they_mend_or_by_their_votes():
     assert [(p.name, p.accuracy, p.mended) for p in planned().partners] == [("theirs", 0.6, 2), ("weak", 0.2, 1)]
+    assert planned().vote is None
+    voted = {"theirs": np.arange(10) < 5, "weak": np.arange(10) < 7}
+    assert [(p.name, p.voted) for p in planned(voted=voted).partners] == [("weak", 0.7), ("theirs", 0.5)]
+
+
+def test_best_vote_stands_beside_the_better_of_its_two():
+    """Eight of ten are right in the vote, six here, nine in the other row: the interval is that of nine to eight."""
+    voted = {"theirs": np.arange(10) < 7, "weak": np.arange(10) < 8}
+    vote = planned(voted=voted).vote
+    assert (vote.name, vote.accuracy, vote.among, vote.better) == ("weak", 0.8, 2, "mine")
+    assert vote.difference == pytest.approx(0.2)
+    vote = planned(others=OTHERS | {"weak": np.arange(10) < 9}, voted=voted).vote
+    assert (vote.better, vote.difference) == ("weak", pytest.approx(-0.1))
+    assert (vote.low, vote.high) == (pytest.approx(-0.3), pytest.approx(0))
 
 
 def test_nothing_wrong_is_no_trouble():
@@ -264,18 +278,16 @@ def test_views():
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "mended", "expected"),
+    ("low", "expected"),
     [
-        (0.68, 90, "of the 300 errors theirs, with 68.0 % right in all, gets 90 right (30.0 %, over 20.0 %) -> a vote"),
-        (0.68, 60, None),
-        (0.80, 200, None),  # so much better that a vote with it would only hold it back
-        (0.60, 90, None),
+        (0.001, "a vote of equal weights with theirs has 72.0 %, 1.5 points [0.1, 3] above the better of the two, mine "
+         "(interval above 0; the best of 9 such votes, which flatters it) -> an ensemble with theirs"),
+        (0.0, None),
     ],
 )  # fmt: skip
-def test_other_rows(accuracy, mended, expected):
-    found = findings(replace(QUIET, partners=(Partner("theirs", accuracy, mended),)))
-    assert len(found) == (expected is not None)
-    assert not expected or expected in found[0]
+def test_vote_that_gains_is_suggested(low, expected):
+    found = findings(replace(QUIET, vote=Vote("theirs", 0.72, 9, "mine", 0.015, low, 0.03)))
+    assert found == ([expected] if expected else [])
 
 
 def test_recall_beside_others():
@@ -284,6 +296,8 @@ def test_recall_beside_others():
     partners = (Partner("theirs", 0.7, 0), Partner("far", 0.9, 0))
     [found] = findings(replace(QUIET, classes=classes, partners=partners), identity={"member": {}})
     assert found.startswith("recall of Fear is 40.0 %, 10 points below that of theirs (over 5; p = 0.010")
+    surely = replace(QUIET, classes=(class_line(2, 500, 0.4, 0.5, "theirs", p=1e-5),), partners=partners)
+    assert "(over 5; p < 0.001 for this pair alone)" in findings(surely)[0]
 
 
 @pytest.mark.parametrize(
@@ -349,6 +363,13 @@ def board(tmp_path_factory):
     return board
 
 
+def vote_with_other():
+    """Both are sure: where they disagree the lower class wins, which is Neutral's wrong one (Angry) and no other."""
+    labels = labels_of(N, "PublicTest")
+    alone = [*range(30), *range(40, 70)]
+    return 1 - (10 + int((labels[alone] == 6).sum())) / N
+
+
 def test_row_is_diagnosed_among_its_board(board):
     record, found, suggested = mistakes.examine(board, "mine")
     assert record["name"] == "mine"
@@ -357,11 +378,14 @@ def test_row_is_diagnosed_among_its_board(board):
     assert set(mended) == {"other", "theirs"}  # no ensemble, no other data
     assert mended["other"] == 30
     assert found.groups == ()  # this audit has no lists of PublicTest
-    assert any("of the 40 errors other" in one.finding for one in suggested)
+    assert {partner.name: partner.voted for partner in found.partners}["other"] == vote_with_other()
+    assert any(f"with other has {100 * vote_with_other():.1f} %" in one.finding for one in suggested)
 
 
 def test_members_of_an_ensemble_are_not_its_partners(board):
-    assert [partner.name for partner in mistakes.examine(board, "vote")[1].partners] == ["theirs"]
+    found = mistakes.examine(board, "vote")[1]
+    assert [(partner.name, partner.voted) for partner in found.partners] == [("theirs", None)]
+    assert found.vote is None
 
 
 def test_private_test_is_described_and_suggests_nothing(board):
@@ -406,9 +430,7 @@ def test_page_has_the_short_form(board):
     text = section(page_of(board), TITLE)
     assert "mine, the single model that PublicTest prefers, gets 40 of its 350 images wrong" in text
     assert "40 of 350 predictions with a probability of 0.8 or more are mistakes" in text
-    assert (
-        "- of the 40 errors other, with 88.6 % right in all, gets 30 right (75.0 %, over 20.0 %). Try: a vote" in text
-    )
+    assert f"- a vote of equal weights with other has {100 * vote_with_other():.1f} %, " in text
     assert "`fer-bench errors mine`" in text
 
 
@@ -431,7 +453,7 @@ def test_command_prints_tables_and_suggestions(board, monkeypatch, capsys):
     assert out.startswith("mine on PublicTest, views flip: 310 of 350 right (88.57 %), 40 wrong")
     sure = out.split("Confident mistakes: 40 of 350")[1].split("What to try next")[0]
     assert len([line for line in sure.splitlines() if "100.00" in line]) == 3
-    assert "Try: a vote with other." in out
+    assert "Try: an ensemble with other." in out
 
 
 def test_command_prints_json(board, monkeypatch, capsys):

@@ -21,9 +21,8 @@ NOISE = 0.5  # of the confident mistakes whose label FER+ does not confirm
 FEW = 20  # confident mistakes below which their share says nothing
 MEMORY = 0.10  # accuracy with a twin in Training above that without
 VIEW = 0.003  # gain of a view set
-MENDED = 0.20  # of the errors that another row gets right
-NEAR = 0.05  # how far apart in accuracy such a row may be
 FIELD = 0.05  # recall of another row above this one's
+NEAR = 0.05  # how far apart in accuracy such a row may be
 LEVEL = 0.05  # of the test of that difference: a rare class has few images
 
 MORE_WEIGHT = {"none": "sqrt", "sqrt": "balanced"}
@@ -196,26 +195,32 @@ def _from_views(record: Record) -> Iterator[Suggestion]:
 
 
 def _from_other_rows(found: Diagnosis) -> Iterator[Suggestion]:
-    """What rows of about the same accuracy do better: with a far better one nobody needs to vote."""
-    near = [partner for partner in found.partners if abs(partner.accuracy - found.accuracy) <= NEAR]
-    if near and near[0].mended > MENDED * found.errors:
+    """A vote with another row, and the class that rows of about the same accuracy know better."""
+    vote = found.vote
+    if vote and vote.low > 0:
         yield Suggestion(
-            f"of the {found.errors:,} errors {near[0].name}, with {_percent(near[0].accuracy)} % right in all, gets "
-            f"{near[0].mended:,} right ({_percent(near[0].mended / found.errors)} %, over {_percent(MENDED)} %)",
-            f"a vote with {near[0].name}",
+            f"a vote of equal weights with {vote.name} has {_percent(vote.accuracy)} %, {_points(vote.difference)} "
+            f"points [{_points(vote.low)}, {_points(vote.high)}] above the better of the two, {vote.better} (interval "
+            f"above 0; the best of {vote.among} such votes, which flatters it)",
+            f"an ensemble with {vote.name}",
         )
+    near = {partner.name for partner in found.partners if abs(partner.accuracy - found.accuracy) <= NEAR}
     gaps = [
         (line.best - line.recall, line)
         for line in found.classes
-        if line.best is not None and line.best_p < LEVEL and line.best_name in {partner.name for partner in near}
+        if line.best is not None and line.best_p < LEVEL and line.best_name in near
     ]
     gap, line = max(gaps, key=lambda pair: pair[0], default=(0.0, None))
     if line and gap > FIELD:
         yield Suggestion(
             f"recall of {EMOTIONS[line.code]} is {_percent(line.recall)} %, {_points(gap)} points below that of "
-            f"{line.best_name} (over {_points(FIELD)}; p = {line.best_p:.3f} for this pair alone)",
-            f"a vote with {line.best_name}, or what it does otherwise",
+            f"{line.best_name} (over {_points(FIELD)}; {_p(line.best_p)} for this pair alone)",
+            f"what {line.best_name} does otherwise",
         )
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _percent(share: float) -> str:

@@ -85,11 +85,25 @@ class ClassRecall:
 
 @dataclass(frozen=True)
 class Partner:
-    """Another row: its accuracy, and how many of this row's errors it gets right."""
+    """Another row: its accuracy, how many of this row's errors it gets right, and the accuracy of a vote of both."""
 
     name: str
     accuracy: float
     mended: int
+    voted: float | None = None
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The best of the votes of this row with one other: against the better of its two, as shares."""
+
+    name: str  # of the other row
+    accuracy: float
+    among: int  # votes that were tried
+    better: str  # of the two
+    difference: float
+    low: float  # 95 % paired bootstrap interval
+    high: float
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ class Diagnosis:
     unconfirmed: float | None  # share of all wrong rows whose label FER+ has not, None without votes or mistakes
     bands: tuple[Band, ...]
     classes: tuple[ClassRecall, ...]
-    partners: tuple[Partner, ...]  # the one that mends most first
+    partners: tuple[Partner, ...]  # the best vote first, without votes the one that mends most
+    vote: Vote | None  # None without votes
 
     @property
     def errors(self) -> int:
@@ -131,13 +146,15 @@ def diagnose(
     probabilities: np.ndarray,
     *,
     others: Mapping[str, np.ndarray],
+    voted: Mapping[str, np.ndarray] | None = None,
     twins: np.ndarray | None = None,
     agrees: np.ndarray | None = None,
 ) -> Diagnosis:
     """Count the errors of probabilities (N, C) against labels (N,).
 
-    ``others`` are masks (N,) of right answers of other rows by name, ``twins`` the mask of rows with a twin in
-    Training and ``agrees`` of those whose label FER+ has too; None where no audit says so.
+    ``others`` are masks (N,) of right answers of other rows by name, ``voted`` those of votes of this row with each,
+    ``twins`` the mask of rows with a twin in Training and ``agrees`` of those whose label FER+ has too; None where
+    nobody voted and where no audit says so.
     """
     labels = np.asarray(labels).astype(np.int64)
     rows = metrics.normalised(labels, probabilities)
@@ -158,7 +175,8 @@ def diagnose(
         unconfirmed=None if agrees is None or right.all() else float((~agrees[~right]).mean()),
         bands=tuple(_bands(right, confidence)),
         classes=tuple(_classes(labels, predicted, others)),
-        partners=_partners(right, others),
+        partners=_partners(right, others, voted or {}),
+        vote=_best_vote(title, right, others, voted) if voted else None,
     )
 
 
@@ -239,6 +257,22 @@ def _classes(labels: np.ndarray, predicted: np.ndarray, others: Mapping[str, np.
         )
 
 
-def _partners(right: np.ndarray, others: Mapping[str, np.ndarray]) -> tuple[Partner, ...]:
-    found = [Partner(name, float(mask.mean()), int((mask & ~right).sum())) for name, mask in others.items()]
-    return tuple(sorted(found, key=lambda partner: (-partner.mended, partner.name)))
+def _partners(
+    right: np.ndarray, others: Mapping[str, np.ndarray], voted: Mapping[str, np.ndarray]
+) -> tuple[Partner, ...]:
+    found = [
+        Partner(
+            name, float(mask.mean()), int((mask & ~right).sum()), float(voted[name].mean()) if name in voted else None
+        )
+        for name, mask in others.items()
+    ]
+    return tuple(sorted(found, key=lambda partner: (-(partner.voted or 0), -partner.mended, partner.name)))
+
+
+def _best_vote(
+    title: str, right: np.ndarray, others: Mapping[str, np.ndarray], voted: Mapping[str, np.ndarray]
+) -> Vote:
+    name = max(sorted(voted), key=lambda other: voted[other].sum())
+    better, best = (name, others[name]) if others[name].sum() > right.sum() else (title, right)
+    gain = metrics.paired_bootstrap(voted[name], best)
+    return Vote(name, float(voted[name].mean()), len(voted), better, *gain)

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fer_bench import records
 from fer_bench.data import EMOTIONS
 from fer_bench.diagnosis import CONFIDENT, Diagnosis, Measured, Suggestion, diagnose, suggest
 from fer_bench.diagnosis.mistakes import Band, ClassRecall, Confusion, Group, Mistake, Partner
+from fer_bench.ensemble.votes import soft_vote
 from fer_bench.errors import UserError
 from fer_bench.leaderboard import ablations, alike
 from fer_bench.leaderboard.ablations import Effect
 from fer_bench.leaderboard.markdown import NOTHING, details, escape, listing, percent, points, table
-from fer_bench.leaderboard.rows import TEST, VALIDATION, Board, Record, read
+from fer_bench.leaderboard.rows import TEST, VALIDATION, Board, Record, Row, read
 
 SHORT = 3  # confusions in the short form
 MOST_PARTNERS = 5
@@ -22,6 +25,7 @@ GROUPED = ("images with", "images", "accuracy %", "errors", "share of errors %")
 CALIBRATED = ("confidence %", "images", "mean confidence %", "accuracy %", "difference, points")
 RECALLED = ("class", "images", "recall %", "precision %", "median recall %", "best recall %", "best row")
 MENDING = ("row", "accuracy %", "right in these errors", "share of errors %")
+VOTED = "vote of both %"
 SURE = ("row", "label", "seen", "confidence %", "FER+ has the label", "twin in Training")
 
 
@@ -66,18 +70,33 @@ def of_record(board: Board, record: Record, part: str, view: str | None = None) 
         arrays[f"{part}/labels"],
         arrays[f"{part}/{view}"],
         others=_others(board, record, part) if fair else {},
+        voted=_voted(board, record, arrays, view) if fair and part == VALIDATION else None,
         twins=audit.twins_of(part) if audit else None,
         agrees=audit.agreeing_of(part) if audit else None,
     )
 
 
-def _others(board: Board, record: Record, part: str) -> dict:
-    """Masks of right answers of the other single models; members of the record itself are left out."""
-    own = {record["name"], *(member["name"] for member in record.get("members", ()))}
-    rows = [row for row in board.fair if not row.is_ensemble and row.name not in own]
+def _others(board: Board, record: Record, part: str) -> dict[str, np.ndarray]:
+    """Masks (N,) of right answers of the other single models."""
+    rows = _other_rows(board, record)
     if part == TEST:
         return {row.name: row.right() for row in rows}
     return {row.name: row.validated[row.headline] for row in rows if row.headline in row.validated}
+
+
+def _voted(board: Board, record: Record, arrays: dict[str, np.ndarray], view: str) -> dict[str, np.ndarray] | None:
+    """Masks (N,) of right answers of a vote with each of the other single models on PublicTest; None of an ensemble."""
+    if record["kind"] == "ensemble":  # one more member is no half of its vote
+        return None
+    own, labels = arrays[f"{VALIDATION}/{view}"], arrays[f"{VALIDATION}/labels"]
+    rows = [(row.name, row.validation) for row in _other_rows(board, record)]
+    return {name: soft_vote([own, other]).argmax(axis=1) == labels for name, other in rows if other is not None}
+
+
+def _other_rows(board: Board, record: Record) -> list[Row]:
+    """The single models of the board; the record itself and its members are left out."""
+    own = {record["name"], *(member["name"] for member in record.get("members", ()))}
+    return [row for row in board.fair if not row.is_ensemble and row.name not in own]
 
 
 def _measured(board: Board, effects: Sequence[Effect]) -> list[Measured]:
@@ -128,12 +147,16 @@ def sheets(found: Diagnosis, top: int) -> list[Sheet]:
         Sheet(
             "Classes beside the other single models", RECALLED, [_recalled(line) for line in found.classes], "lrrrrrl"
         ),
-        Sheet(
-            "Other rows on these errors", MENDING, [_mending(found, p) for p in found.partners[:MOST_PARTNERS]], "lrrr"
-        ),
+        _beside(found),
         Sheet(f"Confident mistakes: {confident}", SURE, [_sure(one) for one in found.mistakes[:top]], "rllrll"),
     ]
     return [sheet for sheet in named if sheet.rows]
+
+
+def _beside(found: Diagnosis) -> Sheet:
+    head = MENDING if found.vote is None else (*MENDING, VOTED)
+    rows = [_mending(found, partner) for partner in found.partners[:MOST_PARTNERS]]
+    return Sheet("Other rows on these errors", head, rows, "l" + "r" * (len(head) - 1))
 
 
 def _confused(pair: Confusion) -> list[str]:
@@ -160,7 +183,8 @@ def _recalled(line: ClassRecall) -> list[str]:
 
 def _mending(found: Diagnosis, partner: Partner) -> list[str]:
     share = percent(partner.mended / found.errors if found.errors else None)
-    return [partner.name, percent(partner.accuracy), f"{partner.mended:,}", share]
+    cells = [partner.name, percent(partner.accuracy), f"{partner.mended:,}", share]
+    return cells if found.vote is None else [*cells, percent(partner.voted)]
 
 
 def _sure(one: Mistake) -> list[str]:

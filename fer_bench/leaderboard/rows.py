@@ -38,6 +38,7 @@ class Row:
     predicted: dict[str, np.ndarray]  # view set -> (N,) uint8 class on PrivateTest, of the declared seed
     flag: str = ""  # digest of its data, where that is not the board's
     validated: dict[str, np.ndarray] = field(default_factory=dict)  # view set -> (N,) right on PublicTest, if stored
+    validation: np.ndarray | None = None  # (N, 7) float16, PublicTest with the headline's views, if stored
 
     @property
     def record(self) -> Record:
@@ -227,7 +228,14 @@ def _rows(board: Path, found: list[Record]) -> list[Row]:
 def _row(board: Path, name: str, seeds: tuple[Record, ...]) -> Row:
     stored = records.arrays(board, seeds[0])
     predicted = {view: records.predicted(stored[f"{TEST}/{view}"]) for view in seeds[0]["views"]}
-    return Row(name, seeds, stored[f"{TEST}/labels"], predicted, validated=_validated(stored, seeds[0]))
+    return Row(
+        name,
+        seeds,
+        stored[f"{TEST}/labels"],
+        predicted,
+        validated=_validated(stored, seeds[0]),
+        validation=stored.get(f"{VALIDATION}/{seeds[0]['headline']}"),
+    )
 
 
 def _validated(stored: dict[str, np.ndarray], record: Record) -> dict[str, np.ndarray]:
