@@ -17,6 +17,7 @@
 # JOBS (4) the runs at once. A second call of `train` on the same machine goes on from the checkpoints there; only
 # finished runs are packed.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 python=${PYTHON:-}
 if [[ -z "$python" ]]; then
@@ -41,28 +42,33 @@ ready() {
         refuse "torch sees no CUDA device; without one, fer-bench run and make speed work on the CPU"
 }
 
-online() { # whether the hub of the weights answers within seconds
-    "$python" - 2>/dev/null <<'END'
-import socket
-from urllib.parse import urlsplit
-
+online() { # whether the hub of the weights answers within seconds, through a proxy where one is set
+    "$python" - >/dev/null 2>&1 <<'END'
 from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.utils import get_session
 
-hub = urlsplit(ENDPOINT)
-socket.create_connection((hub.hostname, hub.port or 443), timeout=3)
+get_session().head(ENDPOINT, timeout=3)
 END
+}
+
+placed() { # a path as it is meant: from the folder of the call, else from the top of the checkout
+    if [[ $1 != /* && -e "$here/$1" ]]; then echo "$here/$1"; else echo "$1"; fi
 }
 
 case "${1:-}" in
 train)
-    if (($# < 2)); then usage; fi
-    data=$2 suite=${3:-suites/full.yaml} time=${4:-8m} jobs=${JOBS:-4}
+    if (($# < 2 || $# > 4)); then usage; fi
+    data=$(placed "$2") suite=$(placed "${3:-suites/full.yaml}") time=${4:-8m} jobs=${JOBS:-4}
     [[ -e "$data" ]] || refuse "$data: no such data; give a file or folder of FER2013"
     [[ -f "$suite" ]] || refuse "$suite: no such suite; the order is: train DATA SUITE TIME"
     [[ "$jobs" =~ ^[1-9][0-9]*$ ]] || refuse "JOBS=$jobs: not a whole number above 0"
     ready
+    "$python" -c 'import sys; from fer_bench.suite.budget import seconds_of; seconds_of(sys.argv[1])' "$time" \
+        2>/dev/null || refuse "$time: no time above 0; give such as 8m or 1h30m"
     if online; then
-        "$python" -m fer_bench fetch-weights "$suite" || true # members that have none are left out
+        fetched=0
+        "$python" -m fer_bench fetch-weights "$suite" || fetched=$?
+        if ((fetched > 1)); then exit "$fetched"; fi # 1: members that have no weights are left out
     else
         echo "cuda.sh: the hub of the weights is out of reach; what has none on this machine is left out" >&2
     fi

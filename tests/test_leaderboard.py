@@ -277,7 +277,7 @@ def test_summary_names_the_best_of_each_kind(standing):
 
 def test_what_a_copy_shares_with_the_official_data_is_said(tmp_path, monkeypatch):
     add_member(tmp_path, "a")
-    row = "| canonical | no: another md5 sum"
+    row = "| canonical | no, not the official files by their md5 sums"
     assert f"{row} |" in page_of(tmp_path)
     labels = arrays_at(tmp_path, "a", 0)["PrivateTest/labels"].astype("u1").tobytes()
     monkeypatch.setitem(OFFICIAL_LABELS, "PrivateTest", hashlib.sha256(labels).hexdigest())

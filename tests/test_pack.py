@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from test_leaderboard import add_external
 
 from fer_bench import cli, leaderboard, pack, records
 from fer_bench.errors import UserError
@@ -372,6 +373,41 @@ def test_rows_of_a_suite_alone(rented, tmp_path, monkeypatch, capsys):
         }
     with pytest.raises(UserError, match="no record of the suite that holds"):
         pack.pack(rented / "tiny", tmp_path / "x.zip", among={"later"}, runs_dir=tmp_path)
+    for names, trained in ((["one", "two"], []), ([], ["two"])):
+        with pytest.raises(UserError, match="two: the suite does not declare it"):
+            pack.pack(
+                *(rented / "tiny", tmp_path / "x.zip"),
+                names=names,
+                weights=trained,
+                among={"one", "vote"},
+                runs_dir=tmp_path,
+            )
+
+
+def test_rows_of_a_suite_on_toy_faces_are_those_of_its_own_board(rented, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.yaml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    words = ["pack", "--suite", tmp_path / "tiny.yaml", "--runs-dir", rented, "-o", tmp_path / "tiny.zip"]
+    monkeypatch.setattr("sys.argv", ["fer-bench", *map(str, words), "--no-failures"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    assert "tiny.zip: 3 records, " in capsys.readouterr().out
+
+
+def test_a_vote_s_submitted_rows_go_along_with_their_suite(tmp_path, monkeypatch, capsys):
+    add_external(tmp_path / "board", "theirs")
+    add_external(tmp_path / "board", "others")
+    (tmp_path / "suite.yaml").write_text(
+        "suite: s\nmembers: [{name: a, backbone: resnet10t}]\n"
+        "ensembles: [{name: v, members: [a], submitted: [theirs]}]\n"
+    )
+    words = ["pack", "--board", tmp_path / "board", "--suite", tmp_path / "suite.yaml", "-o", tmp_path / "p.zip"]
+    monkeypatch.setattr("sys.argv", ["fer-bench", *map(str, words)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    assert capsys.readouterr().out.strip().endswith(": theirs")
 
 
 def test_runs_on_folds_arrive_too(tmp_path, home):

@@ -58,7 +58,9 @@ def pack(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="rows, or NAME.s1 for one seed; default: all")
     ] = None,
-    board: Board = BENCHMARK,
+    board: Annotated[
+        Path | None, typer.Option("--board", help="holds results/ and predictions/; default: benchmark, or the suite's")
+    ] = None,
     suite: Annotated[
         Path | None, typer.Option("--suite", metavar="SUITE", help="only rows that this suite file declares")
     ] = None,
@@ -73,12 +75,21 @@ def pack(
     from fer_bench import pack as packing
     from fer_bench.config import load_suite
 
-    among = None
+    among, default = None, BENCHMARK
     if suite is not None:
         declared = load_suite(suite)
         among = {member.name for member in declared.members} | {ensemble.name for ensemble in declared.ensembles}
+        among |= {name for ensemble in declared.ensembles for name in ensemble.submitted}
+        if declared.data == "toyfaces":
+            default = runs_dir / declared.suite
     done = packing.pack(
-        board, output, names=names or (), among=among, weights=weights or (), runs_dir=runs_dir, failures=failures
+        board or default,
+        output,
+        names=names or (),
+        among=among,
+        weights=weights or (),
+        runs_dir=runs_dir,
+        failures=failures,
     )
     for line in done.left_out:
         typer.echo(f"left out: {line}", err=True)

@@ -68,14 +68,13 @@ def fetch_weights(suite: SuiteFile, offline: Offline = False) -> None:
     set_offline(offline)
     from fer_bench.suite import stages
 
-    missing = []
-    for backbone, origin in stages.fetch_weights(suite):
-        typer.echo(f"{backbone}: {origin}")
-        missing.append(origin.startswith("missing"))
-    if any(missing):
-        typer.echo(
-            f"{sum(missing)} of {len(missing)} have no weights here: call this where their hubs can be reached, or set "
-            f"`weights:` in {suite} to files",
-            err=True,
-        )
+    found = []
+    for one in stages.fetch_weights(suite):
+        typer.echo(f"{one.backbone}: {f'missing: {one.missing}' if one.missing else one.origin}")
+        found.append(one)
+    missing = [one for one in found if one.missing]
+    if missing:
+        elsewhere = "call this where their hubs can be reached, or " if any(one.is_at_a_hub for one in missing) else ""
+        ways = f"{elsewhere}set `weights:` in {suite} to files"
+        typer.echo(f"{len(missing)} of {len(found)} have no weights here: {ways}", err=True)
         raise typer.Exit(FAILED)

@@ -23,7 +23,7 @@ MEMORY = 0.10  # accuracy with a twin in Training above that without
 VIEW = 0.003  # gain of a view set
 FIELD = 0.05  # recall of another row above this one's
 NEAR = 0.05  # how far apart in accuracy such a row may be
-LEVEL = 0.05  # of the test of that difference: a rare class has few images
+LEVEL = 0.05  # of the test of that difference, corrected for all classes and rows (Bonferroni)
 
 MORE_WEIGHT = {"none": "sqrt", "sqrt": "balanced"}
 REGULARISERS = ("augment.shift", "augment.rotate", "augment.scale", "augment.erase", "train.mixup", "train.cutmix",
@@ -205,16 +205,17 @@ def _from_other_rows(found: Diagnosis) -> Iterator[Suggestion]:
             f"an ensemble with {vote.name}",
         )
     near = {partner.name for partner in found.partners if abs(partner.accuracy - found.accuracy) <= NEAR}
+    tests = len(found.classes) * len(found.partners)
     gaps = [
         (line.best - line.recall, line)
         for line in found.classes
-        if line.best is not None and line.best_p < LEVEL and line.best_name in near
+        if line.best is not None and line.best_p * tests < LEVEL and line.best_name in near
     ]
     gap, line = max(gaps, key=lambda pair: pair[0], default=(0.0, None))
     if line and gap > FIELD:
         yield Suggestion(
             f"recall of {EMOTIONS[line.code]} is {_percent(line.recall)} %, {_points(gap)} points below that of "
-            f"{line.best_name} (over {_points(FIELD)}; {_p(line.best_p)} for this pair alone)",
+            f"{line.best_name} (over {_points(FIELD)}; {_p(line.best_p * tests)} after a correction for {tests} tests)",
             f"what {line.best_name} does otherwise",
         )
 

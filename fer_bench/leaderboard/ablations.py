@@ -6,6 +6,7 @@ No list is kept: two single models are a measured ablation when their identities
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,13 @@ def of_sizes(board: Board) -> Iterator[Contrast]:
 
 
 def _worth(board: Board, vote: Row) -> dict[str, Worth]:
-    """What each member, by name, has in a vote."""
+    """What each member, by name, has in a vote: the mean weight of its runs, and its accuracy where it has a row."""
     names = [source["name"] for source in vote.record["members"]]
-    weight = dict.fromkeys(names, 0.0)
+    shares: dict[str, list[float]] = {name: [] for name in names}
     for name, share in zip(names, vote.record["weights"] or [0.0] * len(names), strict=True):
-        weight[name] += share
-    rows = [row for row in board.rows if row.name in weight]
-    return {row.name: (weight[row.name], row.mean("accuracy", VALIDATION) or 0.0) for row in rows}
+        shares[name].append(share)
+    known = {row.name: row.mean("accuracy", VALIDATION) or 0.0 for row in board.rows}
+    return {name: (round(fmean(own), 6), known.get(name, 0.0)) for name, own in shares.items()}
 
 
 def _added(few: set[tuple[str, str]], many: set[tuple[str, str]], worth: dict[str, Worth]) -> str:

@@ -36,10 +36,10 @@ def section(board: Board) -> str:
 
 
 def _labels(board: Board) -> str:
-    """What a copy with another md5 sum shares with the official one all the same."""
+    """What data other than the official files share with them all the same."""
     digest = sha256_bytes(board.fair[0].labels.astype(np.uint8).tobytes()) if board.fair else None
     same = f"; the labels of {TEST}, in their order, are FER2013's by their SHA-256"
-    return f": another md5 sum{same if digest == OFFICIAL_LABELS[TEST] else ''}"
+    return f", not the official files by their md5 sums{same if digest == OFFICIAL_LABELS[TEST] else ''}"
 
 
 def _looks(board: Board) -> str:

@@ -219,10 +219,10 @@ def _summary(found: Diagnosis) -> str:
     against = [one.agrees for one in found.mistakes].count(False)
     doubt = f"; FER+ does not confirm the label in {against:,} of these" if found.groups and against else ""
     return (
-        f"{found.title}, the single model that {found.part} prefers, gets {found.errors:,} of its {found.images:,} "
-        f"images wrong; {TEST} chooses neither models nor next steps. Most confused are {listing(pairs)}. "
-        f"{len(found.mistakes):,} of {found.confident:,} predictions with a probability of {CONFIDENT:g} or more are "
-        f"mistakes{doubt}."
+        f"{found.title}, the single model that {found.part} prefers by the mean over seeds, gets {found.errors:,} of "
+        f"its {found.images:,} images wrong; {TEST} chooses neither models nor next steps. Most confused are "
+        f"{listing(pairs)}. {len(found.mistakes):,} of {found.confident:,} predictions with a probability of "
+        f"{CONFIDENT:g} or more are mistakes{doubt}."
     )
 
 

@@ -22,11 +22,11 @@ HEAD = (
 HOW = (
     "Rows of this board that differ in one thing, compared image by image: one setting of the training, the test-time "
     "views, the number of seeds or the members of a vote. Where several rows differ in the same setting, each is "
-    f"compared with one and the same of them. Ordered by the gain on {VALIDATION}, which a choice may go by; {TEST} "
+    f"compared with the same base. Ordered by the gain on {VALIDATION}, which a choice may go by; {TEST} "
     "chooses nothing here and shows whether the gain holds. In brackets a 95 % paired bootstrap interval over images, "
     "averaged over the seeds (or rows) named; it does not cover the luck of a seed. p is of an exact paired test on "
     f"{VALIDATION}, for the line alone and Holm-corrected over all lines; the {MOST} lines with the lowest p are in "
-    "view. What a run took stands below, by row: runs were made on other machines, versions and hours."
+    "view. What runs took stands under *What each row is and costs*: other machines, versions and hours made them."
 )
 
 

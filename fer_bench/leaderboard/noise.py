@@ -23,7 +23,8 @@ def seeds(rows: Sequence[Row]) -> str:
         return said if trained else ""
     head = ["name", "seeds", "accuracy %", "sd over seeds, points", "sampling error, points"]
     notes = (
-        "*Sd over seeds* is how far one more training run of the same setting falls. *Sampling error* is the standard "
+        "*Sd over seeds* is how far one more training run of the same setting falls; of two seeds it says little. "
+        "*Sampling error* is the standard "
         f"error of an accuracy on {len(several[0].labels):,} images, which more seeds do not lower. The paired tests "
         "hold for the declared (lowest) seed; a claim about a setting has to exceed both."
     )

