@@ -111,12 +111,12 @@ def test_full_has_three_seeds_and_room_for_inception():
 
 
 @pytest.mark.parametrize("lite", ["lite0", "lite1", "lite2"])
-def test_the_lites_in_full_have_the_measured_recipe_at_a_larger_side(lite):
+def test_the_lites_in_full_have_the_measured_recipe_without_mixup_at_a_larger_side(lite):
     measured, larger = (
         next(member for member in SUITES[suite].members if member.name == name)
         for suite, name in (("lite", f"{lite}-96-long"), ("full", f"{lite}-128"))
     )
-    assert changed(measured, larger) == {"image_size": (96, 128)}
+    assert changed(measured, larger) == {"image_size": (96, 128), "train.mixup": (0.2, 0.0)}
 
 
 def test_the_vote_of_all_in_full_is_of_all():
