@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def call(tmp_path):
 
     def go(*words, **env):
         calls.write_text("")
-        known = {"PYTHON": str(python), "CALLS": str(calls), "REAL": shutil.which("python3"), "PYTHONPATH": str(TOP)}
+        known = {"PYTHON": str(python), "CALLS": str(calls), "REAL": sys.executable, "PYTHONPATH": str(TOP)}
         script = ["bash", str(TOP / "benchmark" / "cuda.sh"), *words]
         done = subprocess.run(
             script, cwd=tmp_path, env=os.environ | known | env, capture_output=True, text=True, timeout=60, check=False

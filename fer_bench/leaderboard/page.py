@@ -87,7 +87,7 @@ def summary(board: Board) -> str:
 
 
 def _preferred(board: Board) -> str:
-    """What PublicTest would have chosen, where that is another row: the first on PrivateTest had luck there."""
+    """What PublicTest would have chosen, where that is another row than the first on PrivateTest."""
     said = []
     for kind, what in ((False, "single model"), (True, "ensemble")):
         first, row = board.best(ensemble=kind), board.preferred(ensemble=kind)
